@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+PY_FILES = normcpu tests benches examples tools setup.py
+C_FILES = $(wildcard src/*.[ch] src/isa/*.c include/*.h tests/c/*.c benches/*.c)
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+.DELETE_ON_ERROR:
+.PHONY: build demo test bench check lint types ctest ctest-sanitized sanitize asm format clean
+
+demo: $(VENV)/have-demo build ## batch normalization on real images: speed and error
+	$(BIN)/python examples/train_digits.py
+
+test: demo $(VENV)/have-test ## the demo, then the tests
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/have-bench $(VENV)/have-peers build ## one table, one picture: GB/s, percent of the memory limit, peers
+	$(BIN)/python -m benches
+
+check: lint types ctest sanitize ## everything that is not a Python test
+
+lint: $(VENV)/have-dev
+	$(BIN)/ruff check $(PY_FILES)
+
+types: $(VENV)/have-dev $(VENV)/have-test build
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest normcpu --allowlist tools/stubtest.txt
+
+ctest: build
+	$(BIN)/python tests/c/run.py
+
+ctest-sanitized: build
+	$(BIN)/python tests/c/run.py --cc gcc --flags "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1"
+
+sanitize: ctest-sanitized $(VENV)/have-test
+	tools/variant.sh asan -m pytest -q -s -m "not slow and not huge and not peers"
+
+asm: build ## make asm KERNEL=measure_runs_f32 ISA=avx512
+	$(BIN)/python tools/asm.py $(ISA) $(KERNEL)
+
+format: $(VENV)/have-dev
+	$(BIN)/ruff check --fix $(PY_FILES)
+	$(BIN)/ruff format $(PY_FILES)
+	$(BIN)/clang-format -i $(C_FILES)
+
+# In place and incremental: a change of one C file compiles that file.
+build: $(VENV)/have-build
+	$(BIN)/python setup.py --quiet build_ext --inplace
+
+# have-EXTRA: what that extra of pyproject.toml names is installed ("build": what building needs).
+$(VENV)/have-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python tools/requires.py $(filter-out build,$*) >$@.txt
+	$(BIN)/pip install --quiet --requirement $@.txt
+	touch $@
+
+# The .pth file makes the tree itself importable from everywhere, as an editable install would.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	echo $(CURDIR) >"$$($@ -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/normcpu.pth"
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info normcpu/*.so normcpu/*.c

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_Array = npt.NDArray[Any]
+_Float64s = npt.NDArray[np.float64]
+_Capsule = object
+
+version: str
+max_ndim: int
+
+def batch_norm_plain(
+    x: object,
+    running_mean: object,
+    running_var: object,
+    weight: object,
+    bias: object,
+    eps: object,
+    channel_axis: object,
+    /,
+) -> _Array | None: ...
+def batch_norm(
+    x: _Array,
+    channel_axis: int,
+    mean: _Array | None,
+    var: _Array | None,
+    weight: _Array | None,
+    bias: _Array | None,
+    eps: float,
+    activation: int,
+    negative_slope: float,
+    residual: _Array | None,
+    mask: _Array | None,
+    y: _Array,
+) -> None: ...
+def batch_norm_train(
+    x: _Array,
+    channel_axis: int,
+    weight: _Array | None,
+    bias: _Array | None,
+    eps: float,
+    activation: int,
+    negative_slope: float,
+    residual: _Array | None,
+    mask: _Array | None,
+    y: _Array,
+    batch_mean: _Float64s,
+    batch_var: _Float64s,
+    running_mean: _Array | None,
+    running_var: _Array | None,
+    momentum: float,
+    biased: bool,
+    nonfinite: int,
+) -> bool: ...
+def batch_norm_backward(
+    dy: _Array,
+    x: _Array,
+    channel_axis: int,
+    weight: _Array | None,
+    mean: _Float64s | None,
+    var: _Float64s | None,
+    eps: float,
+    training: bool,
+    activation: int,
+    y: _Array | None,
+    mask: _Array | None,
+    dx: _Array | None,
+    dresidual: _Array | None,
+    dweight: _Array | None,
+    dbias: _Array | None,
+) -> None: ...
+def scale_shift(
+    x: _Array,
+    channel_axis: int,
+    center: _Array | None,
+    scale: _Array | None,
+    shift: _Array | None,
+    activation: int,
+    negative_slope: float,
+    residual: _Array | None,
+    y: _Array,
+) -> None: ...
+def moments(x: _Array, reduce: bytes, state: tuple[_Float64s, ...]) -> None: ...
+def moments_merge(
+    c: int, into_count: int, into: tuple[_Float64s, ...], count: int, part: tuple[_Float64s, ...]
+) -> None: ...
+def is_channels_last(x: _Array, channel_axis: int) -> bool: ...
+def is_parameter(array: object, double: bool, length: int) -> bool: ...
+def bounds_meet(a: _Array | None, b: _Array | None) -> bool: ...
+def same_view(a: _Array, b: _Array) -> bool: ...
+def dlpack_dtype(capsule: _Capsule) -> str: ...
+def from_dlpack(capsule: _Capsule) -> _Array: ...
+def isas_built() -> tuple[str, ...]: ...
+def isa_supported(name: str) -> bool: ...
+def isa() -> str: ...
+def use_isa(name: str | None) -> None: ...
+def set_threading(capsule: _Capsule | None) -> None: ...
+def threading_name() -> str: ...
+def set_num_threads(threads: int) -> None: ...
+def get_num_threads() -> int: ...
+def region_cost(threads: int) -> float: ...

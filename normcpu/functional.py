@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Normalization as functions of arrays; names and order of arguments are torch.nn.functional's.
+
+    x           float32, float64, float16 or bfloat16 (ml_dtypes), any strides: a NumPy array, or an object in the CPU's
+                memory with the buffer protocol, __array__ or DLPack, which is read where it lies
+    parameters  weight, bias and the like, (c) with c = x.shape[channel_axis]: any float dtype, or a list of numbers;
+                computed with in float32, for float64 x in float64
+    activation  after everything else: None, "relu", "relu6", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid",
+                "tanh" or "hardswish"; for float64 x None, "relu", "relu6", "leaky_relu" or "hardswish"
+    residual    of the shape and dtype of x, added before the activation
+    out         an ndarray for the result, of any strides; it may be x or residual itself, but not overlap it otherwise.
+                What is in it after an exception is undefined
+
+Results are new ndarrays with the layout of x.  Ctrl-C stops a long call within 100 ms.
+TypeError: not an array, or a dtype that is not as above.  ValueError: shapes, values and overlaps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from . import _core
+from ._arrays import (
+    BYTES,
+    FLOAT32,
+    FLOAT64,
+    NONFINITE,
+    SINGLE_VALUE,
+    as_activation,
+    as_array,
+    as_choice,
+    as_image,
+    as_like,
+    as_number,
+    as_output,
+    as_parameter,
+    as_running,
+    check_apart,
+    mask_shape,
+    new_mask,
+    output_for,
+    real_of,
+)
+from ._types import (
+    Activation,
+    Array,
+    BatchNormGradients,
+    BatchNormResult,
+    Bits,
+    NonFinite,
+    Readable,
+    SingleValue,
+)
+
+
+@overload
+def batch_norm(
+    x: Readable, running_mean: Readable | None, running_var: Readable | None, weight: Readable | None = ...,
+    bias: Readable | None = ..., training: bool = ..., momentum: float = ..., eps: float = ..., *,
+    channel_axis: int = ..., activation: Activation | None = ..., negative_slope: float = ...,
+    residual: Readable | None = ..., out: Array | None = ..., nonfinite: NonFinite = ...,
+    single_value: SingleValue = ..., biased: bool = ..., return_stats: Literal[False] = ...,
+    return_mask: Literal[False] = ...,
+) -> Array: ...  # fmt: skip
+@overload
+def batch_norm(
+    x: Readable, running_mean: Readable | None, running_var: Readable | None, weight: Readable | None = ...,
+    bias: Readable | None = ..., training: bool = ..., momentum: float = ..., eps: float = ..., *,
+    channel_axis: int = ..., activation: Activation | None = ..., negative_slope: float = ...,
+    residual: Readable | None = ..., out: Array | None = ..., nonfinite: NonFinite = ...,
+    single_value: SingleValue = ..., biased: bool = ..., return_stats: Literal[True],
+    return_mask: bool = ...,
+) -> BatchNormResult: ...  # fmt: skip
+def batch_norm(
+    x: Readable,
+    running_mean: Readable | None,
+    running_var: Readable | None,
+    weight: Readable | None = None,
+    bias: Readable | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    activation: Activation | None = None,
+    negative_slope: float = 0.01,
+    residual: Readable | None = None,
+    out: Array | None = None,
+    nonfinite: NonFinite = "propagate",
+    single_value: SingleValue = "raise",
+    biased: bool = False,
+    return_stats: bool = False,
+    return_mask: bool = False,
+) -> Array | BatchNormResult:
+    """Batch normalization: y = act((x - mean) / sqrt(var + eps) * weight + bias + residual), for each channel.
+
+    In training, mean and (biased) variance are those of x over all axes but `channel_axis`, and the running
+    statistics, if given, become (1 - momentum) * running + momentum * batch: in place, last of all, every channel or
+    none.  What is tracked is the unbiased variance, with `biased` the biased one.  Otherwise mean and variance are the
+    running ones.
+
+    x: (n, c, ...), at least 2 dimensions.  running_mean, running_var: (c); those to be updated are contiguous
+    writeable float32 ndarrays (float64 for float64 x).  weight, bias, activation, residual, out: see the module.
+    nonfinite: what a running statistic does that would become NaN, infinite or too large: "propagate", "skip" (all
+        of them stay as they were, and the result's `skipped` is True) or "raise" (FloatingPointError).
+    single_value: training with one value per channel, which has no variance: "raise", "zero" (var = 0, no update) or
+        "running" (mean and variance are the running ones, no update).  No value at all: y is empty, no update.
+    return_stats, return_mask: return (y, mean, var, mask, skipped), the mask only for return_mask and "relu".
+
+    https://arxiv.org/abs/1502.03167, https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html
+
+    >>> x = np.array([[1, 10], [3, 30]], np.float32)
+    >>> batch_norm(x, None, None, training=True, eps=0.0)
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    """
+    if (
+        not training and activation is None and residual is None and out is None and not return_stats
+        and not return_mask and nonfinite == "propagate" and single_value == "raise"
+    ):  # fmt: skip
+        plain = _core.batch_norm_plain(x, running_mean, running_var, weight, bias, eps, channel_axis)
+        if plain is not None:
+            return plain
+    array = as_array("x", x)
+    axis = as_image(array, channel_axis, 2)
+    channels, real = array.shape[axis], real_of(array)
+    eps, momentum = as_number("eps", eps, 0.0), as_number("momentum", momentum) if training else 0.0
+    policy, _ = as_choice("nonfinite", nonfinite, NONFINITE), as_choice("single_value", single_value, SINGLE_VALUE)
+    gamma, beta = as_parameter("weight", weight, channels, real), as_parameter("bias", bias, channels, real)
+    added = as_like("residual", residual, array)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var must be given together, got one of them")
+    if training and array.size == channels > 0:
+        training, running_mean, running_var = _without_variance(single_value, array, running_mean, running_var)
+    if not training and running_mean is None:
+        raise ValueError("running_mean and running_var must be arrays unless in training, got None")
+    as_statistics = as_running if training else as_parameter
+    center = as_statistics("running_mean", running_mean, channels, real)
+    spread = as_statistics("running_var", running_var, channels, real)
+    parameters = {"weight": gamma, "bias": beta, "running_mean": center, "running_var": spread}
+    y = output_for(out, "x", array, array.dtype, {"residual": added}, parameters)
+    mask = new_mask(array, axis, activation) if return_mask else None
+    epilogue = *as_activation(activation, negative_slope, array), added, mask
+
+    if not training:
+        if array.size:
+            _core.batch_norm(array, axis, center, spread, gamma, beta, eps, *epilogue, y)
+        if not (return_stats or return_mask):
+            return y
+        assert center is not None
+        assert spread is not None
+        return BatchNormResult(y, center.astype(FLOAT64), spread.astype(FLOAT64), mask, False)
+    check_apart(("running_mean", "running_var"), {"x": array, "residual": added, **parameters})
+    mean, var, skipped = np.empty(channels), np.empty(channels), False
+    if not array.size:
+        mean[:] = var[:] = math.nan
+    else:
+        skipped = _core.batch_norm_train(
+            array, axis, gamma, beta, eps, *epilogue, y, mean, var, center, spread, momentum, bool(biased), policy
+        )
+    return BatchNormResult(y, mean, var, mask, skipped) if return_stats or return_mask else y
+
+
+def _without_variance(policy: str, x: Array, mean: Any, var: Any) -> tuple[bool, Any, Any]:
+    """(training, running_mean, running_var) for one value per channel in training."""
+    if policy == "raise":
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
+    return (True, None, None) if policy == "zero" else (False, mean, var)
+
+
+def batch_norm_backward(
+    dy: Readable,
+    x: Readable,
+    mean: Readable,
+    var: Readable,
+    weight: Readable | None = None,
+    eps: float = 1e-5,
+    training: bool = True,
+    *,
+    channel_axis: int = 1,
+    activation: Activation | None = None,
+    y: Readable | None = None,
+    mask: Bits | None = None,
+    residual: bool = False,
+    out: Array | None = None,
+) -> BatchNormGradients:
+    """The gradients of `batch_norm`, given that of its result, dy.
+
+    With inv = 1 / sqrt(var + eps), and g = dy where the forward's relu passed, else 0:
+
+        dbias = sum(g)      dweight = inv * sum(g * (x - mean))      dresidual = g
+        dx = weight * inv * (g - dbias / count - (x - mean) * inv * dweight / count)            in training
+        dx = weight * inv * g                                                                   otherwise
+
+    dy: of the shape and dtype of x.  mean, var: (c), as return_stats gives them, computed with in float64.
+    activation: None or "relu", which is undone from y, the forward's output, or from `mask` (return_mask): give one.
+    residual: whether to return dresidual.  out: for dx; it may be dy itself.
+
+    Returns dx and dresidual (shape and dtype of x), dweight and dbias (c) in float32, for float64 x in float64.
+
+    >>> x = np.array([[1, 10], [3, 30]], np.float32)
+    >>> y, mean, var, *_ = batch_norm(x, None, None, training=True, return_stats=True)
+    >>> batch_norm_backward(np.ones_like(x), x, mean, var).dbias
+    array([2., 2.], dtype=float32)
+    """
+    array = as_array("x", x)
+    axis = as_image(array, channel_axis, 2)
+    channels, real = array.shape[axis], real_of(array)
+    gradient, output = as_like("dy", dy, array, required=True), as_like("y", y, array)
+    assert gradient is not None
+    center = as_parameter("mean", mean, channels, FLOAT64, required=True)
+    spread = as_parameter("var", var, channels, FLOAT64, required=True)
+    gamma, eps = as_parameter("weight", weight, channels, real), as_number("eps", eps, 0.0)
+    relu = as_choice("activation of the backward pass", activation, {None: 0, "relu": 1})
+    if relu and (output is None) == (mask is None):
+        raise ValueError(f"activation='relu' needs y or mask, got {'neither' if mask is None else 'both'}")
+    if mask is not None:
+        mask = as_output("mask", mask, mask_shape(array, axis), np.dtype(np.uint8))
+    inputs = {"x": array, "y": output, "mask": mask, "mean": center, "var": spread, "weight": gamma}
+    dx = output_for(out, "dy", gradient, array.dtype, {}, inputs)
+    dresidual = np.empty_like(gradient, subok=False) if residual else None
+    dweight, dbias = np.zeros(channels, real), np.zeros(channels, real)
+    if array.size:
+        _core.batch_norm_backward(
+            gradient, array, axis, gamma, center, spread, eps, bool(training), relu,
+            output if relu else None, mask if relu else None, dx, dresidual, dweight, dbias,
+        )  # fmt: skip
+    return BatchNormGradients(dx, dweight, dbias, dresidual)
+
+
+def scale_shift(
+    x: Readable,
+    scale: Readable | None = None,
+    shift: Readable | None = None,
+    *,
+    center: Readable | None = None,
+    channel_axis: int = 1,
+    activation: Activation | None = None,
+    negative_slope: float = 0.01,
+    residual: Readable | None = None,
+    out: Array | None = None,
+) -> Array:
+    """y = act((x - center) * scale + shift + residual), for each channel: the step that every normalization ends in.
+
+    x: at least 1 dimension; uint8 and int8 too, which give float32 (and take no residual).  scale, shift, center:
+    (c), 1, 0 and 0 where None.  Without center and activation the error is at most 2^-23 (|x * scale| + |shift|).
+
+    An image (h, w, 3) standardized in one pass:
+
+    >>> image = np.full((2, 2, 3), 127, np.uint8)
+    >>> y = scale_shift(image, [1 / 58.4, 1 / 57.1, 1 / 57.4], center=[123.7, 116.3, 103.5], channel_axis=-1)
+    >>> y.dtype, y.shape
+    (dtype('float32'), (2, 2, 3))
+    """
+    array = as_array("x", x, bytes_too=True)
+    axis = as_image(array, channel_axis, 1)
+    channels, real = array.shape[axis], real_of(array)
+    is_bytes = array.dtype.num in BYTES
+    if is_bytes and residual is not None:
+        raise ValueError(f"residual must be None where x is {array.dtype}, got {type(residual).__name__}")
+    added = as_like("residual", residual, array)
+    minus = as_parameter("center", center, channels, real)
+    times, plus = as_parameter("scale", scale, channels, real), as_parameter("shift", shift, channels, real)
+    parameters = {"center": minus, "scale": times, "shift": plus}
+    y = output_for(out, "x", array, FLOAT32 if is_bytes else array.dtype, {"residual": added}, parameters)
+    code, slope = as_activation(activation, negative_slope, array)
+    if array.size:
+        _core.scale_shift(array, axis, minus, times, plus, code, slope, added, y)
+    return y

@@ -1,0 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define NCPU_ISA scalar
+#define NCPU_ISA_NAME "scalar"
+#define NCPU_SIMD "scalar.h"
+#include "../kernels.c"

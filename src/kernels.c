@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Makes the kernels of kernels.inc for every dtype, on the instruction set of the including file in isa/. */
+
+#include <math.h>
+#include <string.h>
+
+#include "simd/vec.h"
+#include "simd/math.h"
+#include "kernels.h"
+
+/* A vector of columns as doubles and back: one vd or two. */
+static inline size_t vf_split(vf a, vd v[2]) { v[0] = vf_widen(a), v[1] = vf_widen_hi(a); return 2; }
+static inline size_t vd_split(vd a, vd v[2]) { v[0] = a; return 1; }
+static inline vf vf_from_doubles(const double *p) { return vf_narrow(vd_load(p), vd_load(p + 8)); }
+static inline vd vd_from_doubles(const double *p) { return vd_load(p); }
+
+#include "statistics.inc"
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define SET1(x) JOIN(P, _set)((S)(x))
+
+/* act, once per vector: doubles take the transcendental ones through float. */
+#define P vf
+#define V vf
+#define S float
+#define AS_FLOAT(f, v) f(v)
+#include "kernels/activation.inc"
+#undef P
+#undef V
+#undef S
+#undef AS_FLOAT
+#define P vd
+#define V vd
+#define S double
+#define AS_FLOAT(f, v) vf_widen(f(vf_narrow(v, v)))
+#include "kernels/activation.inc"
+#undef P
+#undef V
+#undef S
+#undef AS_FLOAT
+
+#define SET f32
+#define T float
+#define P vf
+#define V vf
+#define L VF_LANES
+#define S float
+#define R float
+#include "kernels.inc"
+
+#define SET f16
+#define T ncpu_f16
+#define P vf
+#define V vf
+#define L VF_LANES
+#define S float
+#define R float
+#include "kernels.inc"
+
+#define SET bf16
+#define T ncpu_bf16
+#define P vf
+#define V vf
+#define L VF_LANES
+#define S float
+#define R float
+#include "kernels.inc"
+
+#define SET u8
+#define T uint8_t
+#define Y float
+#define P vf
+#define V vf
+#define L VF_LANES
+#define S float
+#define R float
+#include "kernels.inc"
+
+#define SET i8
+#define T int8_t
+#define Y float
+#define P vf
+#define V vf
+#define L VF_LANES
+#define S float
+#define R float
+#include "kernels.inc"
+
+#define SET f64
+#define T double
+#define P vd
+#define V vd
+#define L VD_LANES
+#define S double
+#define R double
+#include "kernels.inc"
+
+#define SET f32_wide
+#define T float
+#define P vd
+#define V vd
+#define L VD_LANES
+#define S double
+#define R float
+#include "kernels.inc"
+
+#define SET f16_wide
+#define T ncpu_f16
+#define P vd
+#define V vd
+#define L VD_LANES
+#define S double
+#define R float
+#include "kernels.inc"
+
+#define SET bf16_wide
+#define T ncpu_bf16
+#define P vd
+#define V vd
+#define L VD_LANES
+#define S double
+#define R float
+#include "kernels.inc"
+
+#define KERNEL_SET(set)                                                                               \
+    {guess_runs_##set,   guess_cols_##set,        measure_runs_##set,      measure_cols_##set,          \
+     apply_runs_##set,   apply_cols_##set,        grad_measure_runs_##set, grad_measure_cols_##set,     \
+     grad_apply_runs_##set, grad_apply_cols_##set, coefficients_##set,                                 \
+     grad_coefficients_##set}
+
+const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
+    .name = NCPU_ISA_NAME,
+    .set = {[NCPU_F32] = KERNEL_SET(f32), [NCPU_F64] = KERNEL_SET(f64),
+            [NCPU_F16] = KERNEL_SET(f16), [NCPU_BF16] = KERNEL_SET(bf16)},
+    .wide = {[NCPU_F32] = KERNEL_SET(f32_wide), [NCPU_F64] = KERNEL_SET(f64),
+             [NCPU_F16] = KERNEL_SET(f16_wide), [NCPU_BF16] = KERNEL_SET(bf16_wide)},
+    .apply_runs_u8 = apply_runs_u8, .apply_cols_u8 = apply_cols_u8,
+    .apply_runs_i8 = apply_runs_i8, .apply_cols_i8 = apply_cols_i8,
+    .finish = finish,
+    .merge = merge,
+};

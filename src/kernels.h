@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The table of inner loops.  A kernel cannot fail, allocate or thread.  Two views of a tile of the tensor:
+ *
+ *     runs   rows of `len` contiguous elements that belong to one channel each
+ *     cols   rows of `len` contiguous channels
+ *
+ * Strides are in elements.  Parameter arrays ("real": float, or double for f64 and wide sets) and the double
+ * arrays of statistics are padded to a multiple of NCPU_PAD entries, so that kernels may load and store
+ * whole vectors of them.
+ */
+#ifndef NCPU_KERNELS_H
+#define NCPU_KERNELS_H
+
+#include "normcpu.h"
+
+enum { NCPU_PAD = 16 };
+enum { NCPU_BLOCK = 4096 }; /* elements of one channel that are summed before they meet the others in double */
+
+/* x (channels, rows, len), or for cols x (rows, len) with channels == 1. */
+typedef struct {
+    size_t channels, rows, len;
+    const void *x;
+    ptrdiff_t channel_stride, row_stride;
+    ptrdiff_t ahead; /* also prefetch x this many elements on; 0: not */
+} ncpu_measure_args;
+
+/* y = act((x - center) * scale + shift + residual) over (rows, len).
+ * runs: row i takes its parameters from [i * step]; cols: column j from [j]. */
+typedef struct {
+    size_t rows, len;
+    const void *x, *residual; /* residual may be NULL */
+    void *y;
+    uint8_t *mask; /* NULL, or one bit per element where the value before act is positive */
+    ptrdiff_t x_stride, residual_stride, y_stride, mask_stride;
+    const void *center, *scale, *shift; /* real */
+    size_t step;
+    ptrdiff_t ahead;
+    int stream; /* write past the cache */
+    ncpu_activation activation;
+    double negative_slope;
+} ncpu_apply_args;
+
+/* The gradient that reached the normalization: g = dy where the relu passed (y or mask, or neither). */
+typedef struct {
+    const void *dy, *y;
+    const uint8_t *mask;
+    ptrdiff_t dy_stride, y_stride, mask_stride;                         /* from row to row */
+    ptrdiff_t dy_channel_stride, y_channel_stride, mask_channel_stride; /* used by grad_measure_runs only */
+} ncpu_grad_source;
+
+/* dx = g * slope + (x - center) * curve + offset, and dresidual = g, over (rows, len). */
+typedef struct {
+    size_t rows, len;
+    ncpu_grad_source g;
+    const void *x; /* NULL where curve is zero */
+    void *dx, *dresidual; /* each may be NULL */
+    ptrdiff_t x_stride, dx_stride, dresidual_stride;
+    const void *center, *slope, *curve, *offset; /* real */
+    size_t step;
+    ptrdiff_t ahead; /* also prefetch x and dy this many elements on; 0: not */
+    int stream;
+} ncpu_grad_apply_args;
+
+/* From the sums p1 = sum(g), p2 = sum(g * (x - start)) of c channels to what grad_apply takes, and dweight. */
+typedef struct {
+    const double *mean, *var, *start, *p1, *p2;
+    double eps, count;
+    const void *weight; /* real of the data's dtype, or NULL */
+    int training;
+    void *center, *slope, *curve, *offset; /* OUT: real */
+    double *dweight;                       /* OUT */
+    uint8_t *outside;                      /* OUT: as for coefficients */
+} ncpu_grad_coefficients;
+
+typedef struct {
+    /* k[j] = mean of up to four vectors spread over channel j (runs) or of up to 16 rows (cols), rounded to
+     * real: where the sums of a block start from. */
+    void (*guess_runs)(const ncpu_measure_args *, double *k);
+    void (*guess_cols)(const ncpu_measure_args *, double *k);
+    /* s1[j] = sum(x - k[j]), s2[j] = sum((x - k[j])^2); k[j] is a real.  At most NCPU_BLOCK elements a channel. */
+    void (*measure_runs)(const ncpu_measure_args *, const double *k, double *s1, double *s2);
+    void (*measure_cols)(const ncpu_measure_args *, const double *k, double *s1, double *s2);
+    void (*apply_runs)(const ncpu_apply_args *);
+    void (*apply_cols)(const ncpu_apply_args *);
+    /* p1[j] = sum(g), p2[j] = sum(g * (x - k[j])). */
+    void (*grad_measure_runs)(const ncpu_measure_args *, const ncpu_grad_source *, const double *k, double *p1, double *p2);
+    void (*grad_measure_cols)(const ncpu_measure_args *, const ncpu_grad_source *, const double *k, double *p1, double *p2);
+    void (*grad_apply_runs)(const ncpu_grad_apply_args *);
+    void (*grad_apply_cols)(const ncpu_grad_apply_args *);
+    /* center = mean, scale = weight / sqrt(var + eps), shift = bias - (what rounding center left) * scale, as
+     * reals; weight and bias are reals of the data's dtype, or NULL.  outside[j]: some of them leave the
+     * normal range of real, so channel j needs the wide set. */
+    void (*coefficients)(size_t c, const double *mean, const double *mean_tail, const double *var, double eps,
+                         const void *weight, const void *bias, void *center, void *scale, void *shift,
+                         uint8_t *outside);
+    void (*grad_coefficients)(const ncpu_grad_coefficients *, size_t c);
+} ncpu_kernel_set;
+
+typedef struct {
+    const char *name;
+    ncpu_kernel_set set[NCPU_BF16 + 1];  /* by dtype: computes in real */
+    ncpu_kernel_set wide[NCPU_BF16 + 1]; /* the same data computed in double */
+    void (*apply_runs_u8)(const ncpu_apply_args *), (*apply_cols_u8)(const ncpu_apply_args *); /* y is f32 */
+    void (*apply_runs_i8)(const ncpu_apply_args *), (*apply_cols_i8)(const ncpu_apply_args *);
+    /* out: mean = k + s1/count, m2 = s2 - s1^2/count.  rejected[j]: k was further than a standard deviation from
+     * the mean, or s2 left [tiny * count, inf): measure again.  Returns whether any is. */
+    int (*finish)(size_t c, double count, double tiny, const double *k, const double *s1, const double *s2,
+                  const ncpu_moments_state *out, uint8_t *rejected);
+    void (*merge)(size_t c, double into_count, const ncpu_moments_state *into, double count,
+                  const ncpu_moments_state *part);
+} ncpu_kernels;
+
+/* The table in use: chosen at the first call, see dispatch.c. */
+const ncpu_kernels *ncpu_kernels_in_use(void);
+
+#endif

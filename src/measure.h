@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Moments of the channels of a view, in steps that the shape alone fixes:
+ *
+ *     block   at most NCPU_BLOCK elements of a channel: sums from a start value near its mean
+ *     chunk   at least 16 blocks, at most 64 chunks a channel: blocks merged in order; a unit of work
+ *     total   chunks merged in order
+ */
+#ifndef NCPU_MEASURE_H
+#define NCPU_MEASURE_H
+
+#include "kernels.h"
+#include "team.h"
+#include "view.h"
+
+typedef struct {
+    const ncpu_kernels *kernels;
+    const ncpu_view *view;
+    const ncpu_operand *x;
+    ncpu_dtype dtype;
+    size_t count;                 /* elements of a channel */
+    size_t rows, len;             /* of a block */
+    size_t blocks, chunk_blocks, chunks;
+    size_t widened;               /* cols: this many rows side by side fill whole vectors */
+    size_t width;                 /* most channels measured at once */
+    int prefetch;                 /* the next block's elements while this one is measured */
+} ncpu_measurement;
+
+/* width: 0 for all channels of cols. */
+void ncpu_plan_measurement(ncpu_measurement *m, const ncpu_kernels *kernels, const ncpu_view *view,
+                           const ncpu_operand *x, ncpu_dtype dtype, size_t width);
+/* Bytes of scratch that one task needs. */
+size_t ncpu_measure_scratch(const ncpu_measurement *m);
+
+/* The block'th box of channels [channel, channel + channels). */
+ncpu_box ncpu_measure_box(const ncpu_measurement *m, size_t channel, size_t channels, size_t block);
+/* From an element of the box to its place in the next block of the same channels, where that is worth prefetching. */
+ptrdiff_t ncpu_next_block(const ncpu_measurement *m, const ncpu_box *box, const ncpu_tile *tile);
+/* Elements of a channel in the chunk. */
+size_t ncpu_chunk_count(const ncpu_measurement *m, size_t chunk);
+
+/* into[0..channels) = moments of these channels over the chunk; or over all chunks, merged in order. */
+void ncpu_measure_chunk(const ncpu_measurement *m, size_t channel, size_t channels, size_t chunk,
+                        const ncpu_moments_state *into, void *scratch, ncpu_team *team);
+
+/* How many channels of runs to take at once. */
+size_t ncpu_channels_together(const ncpu_view *view, size_t size);
+
+/* All channels, on the team: total must have room for the padded number of channels. */
+ncpu_status ncpu_measure(ncpu_measurement *m, const ncpu_moments_state *total, ncpu_team *team);
+
+static inline size_t ncpu_padded(size_t c) { return (c + NCPU_PAD - 1) / NCPU_PAD * NCPU_PAD; }
+static inline ncpu_moments_state ncpu_state_at(const ncpu_moments_state *s, size_t j)
+{
+    return (ncpu_moments_state){s->mean + j, s->mean_tail + j, s->m2 + j, s->m2_tail + j};
+}
+/* Four arrays of `stride` doubles from `memory`. */
+static inline ncpu_moments_state ncpu_state_in(double *memory, size_t stride)
+{
+    return (ncpu_moments_state){memory, memory + stride, memory + 2 * stride, memory + 3 * stride};
+}
+
+#endif

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bits of every operation, one hash a line, to be compared between machines and instruction sets:
+
+    python tests/bits.py > here.txt
+    NORMCPU_ISA=scalar python tests/bits.py --compare here.txt
+
+Needs NumPy alone.  Inputs are made of integers and divisions by powers of two, so no machine's libm has a say; all
+NaNs are hashed as one.  Rows that only one side has (no ml_dtypes there) are not compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import normcpu
+
+Array = np.ndarray
+DTYPES = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "f16": np.dtype(np.float16)}
+try:
+    import ml_dtypes
+
+    DTYPES["bf16"] = np.dtype(ml_dtypes.bfloat16)
+except ImportError:
+    pass
+
+ACTIVATIONS = (None, "relu", "relu6", "leaky_relu", "hardswish", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh")
+DOUBLE_ACTIVATIONS = ACTIVATIONS[:5]
+
+
+# ---- Operations: (x, the channel axis, parameters, a random source) -> arrays ----------------------------
+
+
+class Inputs:
+    """x and everything else that an operation may want, of matching shapes: a function of the seed alone."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        channel_axis: int = 1,
+        seed: int = 0,
+        scale: float = 1.0,
+        offset: float = 0.0,
+    ) -> None:
+        self.shape, self.dtype, self.axis = shape, dtype, channel_axis
+        self.rng = np.random.default_rng(seed)
+        real = np.dtype(np.float64 if dtype == np.float64 else np.float32)
+        c = shape[channel_axis]
+        self.x, self.dy, self.residual = (
+            self.bell(shape, dtype, scale, offset),
+            self.bell(shape, dtype),
+            self.bell(shape, dtype),
+        )
+        self.weight, self.bias, self.mean = (self.bell((c,), real) for _ in range(3))
+        self.var = np.abs(self.bell((c,), real)) + real.type(0.125)
+
+    def bell(self, shape: tuple[int, ...], dtype: np.dtype, scale: float = 1.0, offset: float = 0.0) -> Array:
+        """Nearly normal: the sum of four uniform integers."""
+        total = self.rng.integers(-(2**20), 2**20, (4, *shape)).sum(0)
+        return (total / 2.0**20 * scale + offset).astype(np.float32 if dtype.itemsize < 4 else dtype).astype(dtype)
+
+
+def evaluate(i: Inputs, **more: Any) -> tuple[Any, ...]:
+    return (normcpu.batch_norm(i.x, i.mean, i.var, i.weight, i.bias, channel_axis=i.axis, **more),)
+
+
+def evaluate_masked(i: Inputs) -> tuple[Any, ...]:
+    out = normcpu.batch_norm(
+        i.x,
+        i.mean,
+        i.var,
+        i.weight,
+        i.bias,
+        channel_axis=i.axis,
+        residual=i.residual,
+        activation="relu",
+        return_mask=True,
+    )
+    return out.y, out.mask
+
+
+def train(i: Inputs) -> tuple[Any, ...]:
+    mean, var = i.mean.copy(), i.var.copy()
+    out = normcpu.batch_norm(
+        i.x, mean, var, i.weight, i.bias, True, channel_axis=i.axis, residual=i.residual, return_stats=True
+    )
+    return out.y, out.mean, out.var, mean, var
+
+
+def backward(i: Inputs, training: bool = True) -> tuple[Any, ...]:
+    mean, var = normcpu.moments(i.x, channel_axis=i.axis)
+    return tuple(normcpu.batch_norm_backward(i.dy, i.x, mean, var, i.weight, training=training, channel_axis=i.axis))
+
+
+def backward_relu(i: Inputs) -> tuple[Any, ...]:
+    mean, var = normcpu.moments(i.x, channel_axis=i.axis)
+    return tuple(
+        normcpu.batch_norm_backward(
+            i.dy, i.x, mean, var, i.weight, channel_axis=i.axis, activation="relu", y=i.residual, residual=True
+        )
+    )
+
+
+def scale_shift(i: Inputs, **more: Any) -> tuple[Any, ...]:
+    return (normcpu.scale_shift(i.x, i.weight, i.bias, channel_axis=i.axis, **more),)
+
+
+def image(i: Inputs, kind: Any) -> tuple[Any, ...]:
+    whole = np.clip(np.asarray(i.x, np.float64) * 64, -(2.0**40), 2.0**40)  # what int64 cannot hold, machines differ on
+    x = whole.astype(np.int64).astype(kind)  # wraps around, as bytes do
+    scale, shift, center = (p.astype(np.float32) for p in (i.weight, i.bias, i.mean))
+    return (normcpu.scale_shift(x, scale, shift, center=center, channel_axis=i.axis),)
+
+
+OPERATIONS: dict[str, Callable[[Inputs], tuple[Any, ...]]] = {
+    "eval": evaluate,
+    "eval residual relu": evaluate_masked,
+    **{f"eval {name}": lambda i, name=name: evaluate(i, activation=name) for name in ACTIVATIONS if name},
+    "train": train,
+    "backward": backward,
+    "backward frozen": lambda i: backward(i, training=False),
+    "backward relu": backward_relu,
+    "moments channels": lambda i: tuple(normcpu.moments(i.x, channel_axis=i.axis)),
+    "moments all": lambda i: tuple(normcpu.moments(i.x)),
+    "moments first axis": lambda i: tuple(normcpu.moments(i.x, 0)),
+    "moments last axis": lambda i: tuple(normcpu.moments(i.x, -1)),
+    "scale_shift": scale_shift,
+    "scale_shift residual": lambda i: scale_shift(i, residual=i.residual, activation="leaky_relu"),
+    "scale_shift u8": lambda i: image(i, np.uint8),
+    "scale_shift i8": lambda i: image(i, np.int8),
+}  # fmt: skip
+SHAPES = (
+    ((1, 1, 1), 1), ((2, 3, 5), 1), ((3, 7, 7, 7), 1), ((2, 5, 1031), 1), ((1, 2, 9001), 1), ((70, 40), 1),
+    ((5, 9, 3), -1), ((40, 16), 1), ((1030, 33), 1), ((2, 7, 7, 64), -1), ((4, 3, 6), 0),
+)  # fmt: skip
+DISTRIBUTIONS = {"unit": (1.0, 0.0), "mean 1e5": (1.0, 1e5), "1e30": (1e30, 0.0), "subnormal": (1e-40, 0.0)}
+
+
+def runs_on(operation: str, dtype: str) -> bool:
+    """f64 has activations that need no exponential; bytes come in one kind."""
+    if operation.endswith(("u8", "i8")):
+        return dtype == "f32"
+    return dtype != "f64" or not operation.startswith("eval ") or operation.split()[-1] in DOUBLE_ACTIVATIONS
+
+
+# ---- Hashes ----------------------------------------------------------------------------------------------
+
+
+def canonical(a: Any) -> bytes:
+    """Shape, dtype and bits; every NaN is the same one."""
+    a = np.ascontiguousarray(a)
+    bits = a.view(f"u{a.itemsize}").copy()
+    if a.dtype.kind != "u":
+        bits[np.isnan(a)] = np.iinfo(bits.dtype).max  # itself a NaN, so no number's bits
+    return f"{a.dtype.name}{a.shape}".encode() + bits.tobytes()
+
+
+def digest(results: tuple[Any, ...]) -> str:
+    made = hashlib.sha256()
+    for result in results:
+        made.update(b"none" if result is None else canonical(result))
+    return made.hexdigest()[:16]
+
+
+def rows() -> Iterator[tuple[str, str]]:
+    for dtype, (shape, axis), kind in itertools.product(DTYPES, SHAPES, DISTRIBUTIONS):
+        scale, offset = DISTRIBUTIONS[kind]
+        with np.errstate(all="ignore"):
+            inputs = Inputs(shape, DTYPES[dtype], axis, scale=scale, offset=offset)
+            for name, operation in OPERATIONS.items():
+                if runs_on(name, dtype) and not (name == "train" and np.prod(shape) == shape[axis]):
+                    yield f"{name}, {dtype}, {shape}, axis {axis}, {kind}".replace(" ", "_"), digest(operation(inputs))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compare", metavar="FILE", help="the output of another run: exit 1 where bits differ")
+    options = parser.parse_args()
+    if not options.compare:
+        for name, made in rows():
+            print(made, name)
+        return 0
+    with open(options.compare) as file:
+        known = {name: made for made, name in (line.split() for line in file)}
+    here = dict(rows())
+    common = known.keys() & here.keys()
+    different = sorted(name for name in common if known[name] != here[name])
+    print(*different, f"{len(common) - len(different)} of {len(common)} rows have the same bits", sep="\n")
+    return 1 if different or not common else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frameworks that tests compare with: absent, they skip; NORMCPU_REQUIRE_PEERS=1 makes that a failure."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import pytest
+
+
+def peer(name: str) -> Any:
+    """The module `name`, or a skip that says which peer is missing."""
+    if os.environ.get("NORMCPU_REQUIRE_PEERS") == "1":
+        return importlib.import_module(name)
+    return pytest.importorskip(name, reason=f"peer not installed: {name}", exc_type=ModuleNotFoundError)

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The specification: what each function computes, written for reading and not for speed.
+
+All arithmetic is np.longdouble, under Linux 64 bits of significand on x86 and 113 on 64-bit Arm, so that
+float64 results are measured against something finer.  (Where longdouble is double, as on macOS, the float64
+budgets mean nothing.)  Next to a value stands its size: the sum of the absolute values of the terms it was
+added up from.  Errors are measured in ulp of the size: terms that cancel leave their rounding errors behind.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+WIDE = np.longdouble
+
+
+def wide(a: Any) -> Array:
+    a = np.asarray(a)
+    return (a.astype(np.float32) if a.dtype.name == "bfloat16" else a).astype(WIDE)
+
+
+def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Overflow, 0/0 and inf - inf are results here, not warnings."""
+
+    @functools.wraps(function)
+    def silent(*args: Any, **kwargs: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return function(*args, **kwargs)
+
+    return silent
+
+
+# ---- Statistics ------------------------------------------------------------------------------------------
+
+
+def other_axes(x: Array, channel_axis: int) -> tuple[int, ...]:
+    return tuple(axis for axis in range(x.ndim) if axis != channel_axis % x.ndim)
+
+
+@quiet
+def deviations(x: Array, axis: Any = None) -> tuple[Array, Array]:
+    """x - mean, and the mean, with the axes kept.  The mean itself has no more digits than WIDE, but differences
+    from it do not suffer: what its rounding left in them is their own mean."""
+    x = wide(x)
+    mean = x.mean(axis, keepdims=True)
+    rest = x - mean
+    left = rest.mean(axis, keepdims=True)
+    return rest - left, mean + left
+
+
+@quiet
+def moments(x: Array, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> tuple[Array, Array]:
+    """mean and sum((x - mean)^2) / (count - ddof) over the axes."""
+    rest, mean = deviations(x, axis)
+    count = x.size / mean.size
+    var = (rest**2).sum(axis, keepdims=True) / (WIDE(count) - ddof)
+    shape = mean.shape if keepdims else np.squeeze(mean, axis).shape
+    return mean.reshape(shape), var.reshape(shape)
+
+
+# ---- Activations -----------------------------------------------------------------------------------------
+
+
+def normal_distribution(v: Array) -> Array:
+    """Phi(v) by erfc, which keeps its digits where Phi is nearly 0; in double, since only float data needs it."""
+    double = np.asarray(v, float)
+    return np.array([math.erfc(-t / math.sqrt(2)) / 2 for t in double.ravel()], WIDE).reshape(double.shape)
+
+
+def gelu_tanh_argument(v: Array) -> Array:
+    return np.sqrt(2 / WIDE(np.pi)) * (v + WIDE("0.044715") * v**3)
+
+
+ACTIVATIONS: dict[str | None, Callable[[Array, float], Array]] = {
+    None: lambda v, _: v,
+    "relu": lambda v, _: np.maximum(v, 0),
+    "relu6": lambda v, _: np.minimum(np.maximum(v, 0), 6),
+    "leaky_relu": lambda v, slope: np.where(v > 0, v, v * WIDE(slope)),
+    "silu": lambda v, _: v / (1 + np.exp(-v)),
+    "gelu": lambda v, _: v * normal_distribution(v),
+    # (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), without the cancellation at u << 0
+    "gelu_tanh": lambda v, _: v / (1 + np.exp(-2 * gelu_tanh_argument(v))),
+    "sigmoid": lambda v, _: 1 / (1 + np.exp(-v)),
+    "tanh": lambda v, _: np.tanh(v),
+    "hardswish": lambda v, _: v * np.minimum(np.maximum(v + 3, 0), 6) / 6,
+}
+
+
+# ---- Forward ---------------------------------------------------------------------------------------------
+
+
+class Forward(NamedTuple):
+    y: Array
+    before: Array  # the activation's argument
+    size: Array
+    mean: Array
+    var: Array
+    running_mean: Array | None = None
+    running_var: Array | None = None
+
+
+@quiet
+def scale_shift(
+    x: Array,
+    scale: Any = None,
+    shift: Any = None,
+    *,
+    center: Any = None,
+    channel_axis: int = 1,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    residual: Any = None,
+) -> Forward:
+    """y = activation((x - center) * scale + shift + residual)"""
+
+    def along(value: Any, default: float) -> Array:
+        shape = [1] * x.ndim
+        shape[channel_axis] = x.shape[channel_axis]
+        return np.full(shape, default, WIDE) if value is None else wide(value).reshape(shape)
+
+    scaled = (wide(x) - along(center, 0)) * along(scale, 1)
+    added = along(shift, 0)
+    extra = WIDE(0) if residual is None else wide(residual)
+    before = scaled + added + extra
+    size = np.abs(scaled) + np.abs(added) + np.abs(extra)
+    return Forward(ACTIVATIONS[activation](before, negative_slope), before, size, along(center, 0), along(scale, 1))
+
+
+@quiet
+def batch_norm(
+    x: Array,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    biased: bool = False,
+    **after: Any,
+) -> Forward:
+    """y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual), with the given statistics or, in
+    training, those of x (variance biased); the running ones then follow (variance unbiased, unless biased)."""
+    mean, var = (None if s is None else wide(s) for s in (running_mean, running_var))
+    new = (mean, var)
+    if training:
+        axes = other_axes(x, channel_axis)
+        count = x.size // max(1, x.shape[channel_axis])
+        batch_mean, batch_var = moments(x, axes)
+        if mean is not None:
+            tracked = batch_var if biased else batch_var * count / WIDE(count - 1)
+            m = WIDE(momentum)
+            new = ((1 - m) * mean + m * batch_mean, (1 - m) * var + m * tracked)
+        mean, var = batch_mean, batch_var
+    scale = (1 if weight is None else wide(weight)) / np.sqrt(var + WIDE(eps))
+    if training:
+        out = scale_shift(deviations(x, axes)[0], scale, bias, channel_axis=channel_axis, **after)
+    else:
+        out = scale_shift(x, scale, bias, center=mean, channel_axis=channel_axis, **after)
+    if training:  # an error of sigma * 2^-22 in the mean moves every y by weight * 2^-22
+        shape = [1] * x.ndim
+        shape[channel_axis] = -1
+        gain = np.ones_like(mean) if weight is None else wide(weight)
+        out = out._replace(size=out.size + np.abs(gain * np.sqrt(var / (var + WIDE(eps)))).reshape(shape))
+    return out._replace(mean=mean, var=var, running_mean=new[0], running_var=new[1])
+
+
+# ---- Backward --------------------------------------------------------------------------------------------
+
+
+class Backward(NamedTuple):
+    dx: Array
+    dweight: Array
+    dbias: Array
+    dresidual: Array
+    dx_size: Array
+    dweight_size: Array
+    dbias_size: Array
+
+
+@quiet
+def batch_norm_backward(
+    dy: Array,
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Any = None,
+    eps: float = 1e-5,
+    training: bool = True,
+    *,
+    channel_axis: int = 1,
+    passed: Any = True,
+) -> Backward:
+    """The gradients of batch_norm.  passed: where the activation (relu or none) handed its argument on."""
+    axes = other_axes(x, channel_axis)
+    shape = [1] * x.ndim
+    shape[channel_axis] = x.shape[channel_axis]
+    count = x.size // max(1, x.shape[channel_axis])
+    inv = (1 / np.sqrt(wide(var) + WIDE(eps))).reshape(shape)
+    gain = inv if weight is None else inv * wide(weight).reshape(shape)
+    g = np.where(passed, wide(dy), 0)
+    centred = wide(x) - wide(mean).reshape(shape)
+    dbias, dweight = g.sum(axes, keepdims=True), (g * centred).sum(axes, keepdims=True) * inv
+    dbias_size = np.abs(g).sum(axes, keepdims=True)
+    # Differences are taken from the mean rounded to float (double) and put right by dbias afterwards.
+    rounded = np.abs(wide(mean).reshape(shape)) * 2.0 ** (-53 if x.dtype == np.float64 else -24)
+    dweight_size = (np.abs(g) * (np.abs(centred) + rounded)).sum(axes, keepdims=True) * inv
+    dx, dx_size = g, np.abs(g)
+    if training and count:
+        dx = g - dbias / count - centred * inv * dweight / count
+        dx_size = np.abs(g) + dbias_size / count + np.abs(centred) * inv * dweight_size / count
+    return Backward(
+        gain * dx, dweight.ravel(), dbias.ravel(), g, np.abs(gain) * dx_size, dweight_size.ravel(), dbias_size.ravel()
+    )
