@@ -9,7 +9,11 @@ static inline void ncpu_copy(void *to, const void *from, size_t n, size_t size, 
     char *t = to;
     const char *f = from;
 #define STEP(step) \
-    if ((step) <= size * most && (n * size & (step))) { memcpy(t, f, step); t += (step); f += (step); }
+    if ((step) <= size * most && (n * size & (step))) {                                                  \
+        memcpy(t, f, step);                                                                              \
+        if ((step) == size * most) return;                                                               \
+        t += (step), f += (step);                                                                        \
+    }
     STEP(64) STEP(32) STEP(16) STEP(8) STEP(4) STEP(2) STEP(1)
 #undef STEP
 }
