@@ -40,14 +40,13 @@ ncpu_status ncpu_plan_application(ncpu_application *a, const ncpu_kernels *kerne
     a->mask_row = (ptrdiff_t)divide_up(row, 8);
     const size_t bytes = view->n * view->c * view->s * a->y.size;
     a->stream = a->y.direct && y->data != x->data && !a->epilogue.mask && bytes >= ncpu_beyond_cache();
-    if (view->cols && !a->epilogue.mask)
-        while (view->c < 64 && view->c * a->widened % NCPU_PAD) a->widened *= 2;
+    if (view->cols) a->widened = ncpu_rows_beside(view->c);
     return status;
 }
 
 void ncpu_take_coefficients(ncpu_application *a, ncpu_arena *arena)
 {
-    const size_t bytes = padded(a->view->c * a->widened) * real_size(a->dtype);
+    const size_t bytes = padded(a->view->c * a->widened + NCPU_WRAP) * real_size(a->dtype);
     ncpu_coefficients *k = &a->coefficients;
     k->center = ncpu_take(arena, bytes), k->scale = ncpu_take(arena, bytes), k->shift = ncpu_take(arena, bytes);
     k->outside = ncpu_take(arena, padded(a->view->c));
@@ -70,11 +69,10 @@ void ncpu_fill_coefficients(ncpu_application *a, size_t from, size_t to)
 
 void ncpu_widen_coefficients(ncpu_application *a)
 {
-    const size_t c = a->view->c, bytes = c * real_size(a->dtype);
+    const size_t c = a->view->c, size = real_size(a->dtype), more = c * (a->widened - 1) + NCPU_WRAP;
     void *arrays[] = {a->coefficients.center, a->coefficients.scale, a->coefficients.shift};
     a->coefficients.any_outside = memchr(a->coefficients.outside, 1, c) != NULL;
-    for (size_t i = 0; i < 3; i++)
-        for (size_t copy = 1; copy < a->widened; copy++) memcpy((char *)arrays[i] + copy * bytes, arrays[i], bytes);
+    for (size_t i = 0; i < 3 && a->view->cols; i++) ncpu_repeat(arrays[i], size, c, more);
 }
 
 /* ---- One box ---- */
@@ -118,7 +116,7 @@ static void apply_wide(const ncpu_application *a, ncpu_apply_args args, size_t c
     wide->coefficients(1, k->mean + channel, k->mean_tail ? k->mean_tail + channel : NULL, k->var + channel, k->eps,
                        real_at(k->weight, channel, a->dtype), real_at(k->bias, channel, a->dtype), center, scale,
                        shift, outside);
-    args.center = center, args.scale = scale, args.shift = shift, args.step = 0, args.ahead = 0, args.stream = 0;
+    args.center = center, args.scale = scale, args.shift = shift, args.step = 0, args.stream = 0;
     if (!a->view->cols) {
         wide->apply_runs(&args);
         return;
@@ -134,8 +132,14 @@ static void apply_cols_box(const ncpu_application *a, const ncpu_box *box, ncpu_
     const ptrdiff_t c = (ptrdiff_t)a->view->c;
     const size_t f = a->widened;
     uint8_t *mask = args.mask;
-    if (f > 1 && !a->coefficients.any_outside && (ptrdiff_t)box->len == c && args.x_stride == c && args.y_stride == c
-        && (!args.residual || args.residual_stride == c)) {
+    const int joined = !mask && !a->coefficients.any_outside && (ptrdiff_t)box->len == c && args.x_stride == c
+                       && args.y_stride == c && (!args.residual || args.residual_stride == c);
+    if (joined && a->stream && a->epilogue.activation <= NCPU_RELU) {
+        args.flat = args.rows * box->len, args.len = f * box->len;
+        kernel_of(a)(&args);
+        return;
+    }
+    if (joined && f > 1) {
         ncpu_apply_args beside = args;
         beside.rows = args.rows / f, beside.len = f * box->len;
         beside.x_stride = beside.y_stride = beside.residual_stride = (ptrdiff_t)f * c;
@@ -189,19 +193,19 @@ static void apply_runs_box(const ncpu_application *a, const ncpu_box *box, ncpu_
     args.mask_stride = by_channel ? a->mask_row * (ptrdiff_t)a->view->c : a->mask_row;
     for (size_t i = 0; i < steps; i++) {
         ncpu_apply_args step = args;
-        const ptrdiff_t at = (ptrdiff_t)i;
+        const ptrdiff_t at = (ptrdiff_t)(a->backwards ? steps - 1 - i : i);
         shift_args(a, &step, at * (by_channel ? x->channel_stride : x->row_stride),
                    at * (by_channel ? residual->channel_stride : residual->row_stride),
                    at * (by_channel ? y->channel_stride : y->row_stride));
         if (mask) step.mask = args.mask + at * (by_channel ? a->mask_row : a->mask_row * (ptrdiff_t)a->view->c);
-        if (by_channel && a->coefficients.outside[box->channel + i]) {
-            apply_wide(a, step, box->channel + i, 0, NULL);
+        if (by_channel && a->coefficients.outside[box->channel + (size_t)at]) {
+            apply_wide(a, step, box->channel + (size_t)at, 0, NULL);
             continue;
         }
         if (by_channel) {
-            step.center = real_at(args.center, i, a->dtype);
-            step.scale = real_at(args.scale, i, a->dtype);
-            step.shift = real_at(args.shift, i, a->dtype);
+            step.center = real_at(args.center, (size_t)at, a->dtype);
+            step.scale = real_at(args.scale, (size_t)at, a->dtype);
+            step.shift = real_at(args.shift, (size_t)at, a->dtype);
         }
         kernel_of(a)(&step);
     }
@@ -218,7 +222,7 @@ size_t ncpu_apply_scratch(const ncpu_application *a, size_t elements)
     return arena.used;
 }
 
-void ncpu_apply_box(const ncpu_application *a, const ncpu_box *box, ptrdiff_t ahead, void *scratch)
+void ncpu_apply_box(const ncpu_application *a, const ncpu_box *box, void *scratch)
 {
     const size_t elements = box->channels * box->rows * box->len;
     const size_t first = a->view->cols ? box->at : box->channel;
@@ -235,7 +239,7 @@ void ncpu_apply_box(const ncpu_application *a, const ncpu_box *box, ptrdiff_t ah
         .center = real_at(a->coefficients.center, first, a->dtype),
         .scale = real_at(a->coefficients.scale, first, a->dtype),
         .shift = real_at(a->coefficients.shift, first, a->dtype),
-        .ahead = ahead, .stream = a->stream, .activation = a->epilogue.activation,
+        .stream = a->stream, .activation = a->epilogue.activation,
         .negative_slope = a->epilogue.negative_slope};
     if (a->epilogue.mask && a->view->cols) {
         args.mask_stride = a->mask_row;
@@ -279,7 +283,7 @@ static void apply_task(void *context, ptrdiff_t task)
     for (size_t i = from; i < to; i++) {
         if ((i - from) % 16 == 0 && ncpu_team_stopped(job->team)) return;
         const ncpu_box box = box_of(job, job->a->backwards ? job->boxes - 1 - i : i);
-        ncpu_apply_box(job->a, &box, 0, job->scratch + t * job->scratch_size);
+        ncpu_apply_box(job->a, &box, job->scratch + t * job->scratch_size);
     }
 }
 

@@ -27,9 +27,9 @@ typedef struct {
     ncpu_epilogue epilogue;
     ptrdiff_t mask_row; /* bytes of mask from row to row */
     ncpu_coefficients coefficients;
-    size_t widened; /* cols: center, scale and shift hold this many copies of themselves */
+    size_t widened; /* cols: center, scale and shift hold this many copies of themselves, and NCPU_WRAP entries more */
     int stream;
-    int backwards; /* last box first: what was measured last is still in cache */
+    int backwards; /* last rows first: what was measured last is still in cache */
 } ncpu_application;
 
 /* Checks the operands against x and fills everything but the coefficients' values. */
@@ -43,8 +43,7 @@ void ncpu_fill_coefficients(ncpu_application *a, size_t from, size_t to);
 void ncpu_widen_coefficients(ncpu_application *a);
 
 size_t ncpu_apply_scratch(const ncpu_application *a, size_t box_elements);
-/* ahead: see ncpu_apply_args. */
-void ncpu_apply_box(const ncpu_application *a, const ncpu_box *box, ptrdiff_t ahead, void *scratch);
+void ncpu_apply_box(const ncpu_application *a, const ncpu_box *box, void *scratch);
 ncpu_status ncpu_apply(const ncpu_application *a, ncpu_team *team);
 
 #endif

@@ -97,9 +97,9 @@ typedef struct {
     double count;
     ncpu_moments_state moments;
     double *var;
-    size_t groups, tasks, scratch_size, measure_scratch;
+    size_t groups, tasks, scratch_size, part_size, measure_scratch;
     char *scratch;
-    int direct, prefetch; /* tiles are no copies; the next group's elements are wanted early */
+    int direct; /* tiles are no copies */
 } train_job;
 
 static void settle(const train_job *job, size_t from, size_t to)
@@ -118,67 +118,66 @@ static void train_task(void *context, ptrdiff_t task)
     for (size_t g = job->groups * t / job->tasks; g < job->groups * (t + 1) / job->tasks; g++) {
         const size_t channel = g * width, channels = least(width, v->c - channel);
         const ncpu_moments_state total = ncpu_state_at(&job->moments, channel);
-        double memory[4 * 64], count = 0;
-        const ncpu_moments_state part = ncpu_state_in(memory, 64);
+        const ncpu_moments_state part = ncpu_state_in((double *)scratch, ncpu_padded(width));
+        double count = 0;
         for (size_t q = 0; q < job->m->chunks; q++) {
             const double more = (double)ncpu_chunk_count(job->m, q);
-            ncpu_measure_chunk(job->m, channel, channels, q, &part, scratch, job->team);
-            job->m->kernels->merge(channels, count, &total, more, &part);
+            const ncpu_moments_state *into = q ? &part : &total;
+            ncpu_measure_chunk(job->m, channel, channels, q, into, scratch + job->part_size, job->team);
+            if (q) job->m->kernels->merge(channels, count, &total, more, &part);
             count += more;
         }
         if (ncpu_team_stopped(job->team)) return;
         settle(job, channel, channel + channels);
-        /* The next group's elements are on their way to the cache while this one's are written. */
-        const ptrdiff_t ahead = job->prefetch && g + 1 < job->groups ? (ptrdiff_t)channels * job->a->x.channel_step : 0;
         const size_t rows = job->direct ? v->n : 1, len = job->direct ? v->s : least(v->s, NCPU_BLOCK);
         for (size_t row = 0; row < v->n; row += rows)
             for (size_t at = 0; at < v->s; at += len) {
                 const ncpu_box box = {.channel = channel, .channels = channels, .row = row, .rows = rows,
                                       .at = at, .len = least(len, v->s - at)};
-                ncpu_apply_box(job->a, &box, ahead, scratch + job->measure_scratch);
+                ncpu_apply_box(job->a, &box, scratch + job->part_size + job->measure_scratch);
             }
     }
 }
 
-static int finite_as(double x, ncpu_dtype dtype) { return isfinite(dtype == NCPU_F64 ? x : (double)(float)x); }
-
-static double updated(const void *old, size_t j, double momentum, double batch, ncpu_dtype dtype)
+static double updated(double old, double momentum, double batch)
 {
-    /* momentum 1 forgets the old value, whatever it was */
-    return momentum == 1 ? batch : (1 - momentum) * real(old, j, dtype) + momentum * batch;
+    return momentum == 1 ? batch : (1 - momentum) * old + momentum * batch; /* 1 forgets the old value, whatever it was */
 }
 
-static double tracked_var(const train_job *job, const ncpu_running *r, size_t j)
+/* running[j] with batch[j] / divisor. */
+static void update(void *running, size_t c, double momentum, const double *batch, double divisor, ncpu_dtype dtype)
 {
-    const double m2 = job->moments.m2[j];
-    return r->biased ? m2 / job->count : m2 / (job->count - 1);
+    double *doubles = dtype == NCPU_F64 ? running : NULL;
+    float *floats = dtype == NCPU_F64 ? NULL : running;
+    for (size_t j = 0; doubles && j < c; j++) doubles[j] = updated(doubles[j], momentum, batch[j] / divisor);
+    for (size_t j = 0; floats && j < c; j++) floats[j] = (float)updated(floats[j], momentum, batch[j] / divisor);
+}
+
+/* Whether that would be finite everywhere. */
+static int stays_finite(const void *running, size_t c, double momentum, const double *batch, double divisor,
+                        ncpu_dtype dtype)
+{
+    int finite = 1;
+    for (size_t j = 0; running && j < c; j++) {
+        const double value = updated(real(running, j, dtype), momentum, batch[j] / divisor);
+        finite &= isfinite(dtype == NCPU_F64 ? value : (double)(float)value) != 0;
+    }
+    return finite;
 }
 
 static ncpu_status commit(const train_job *job, ncpu_running *r, ncpu_dtype dtype)
 {
     const size_t c = job->m->view->c;
-    const double *mean = job->moments.mean;
+    const double *mean = job->moments.mean, *m2 = job->moments.m2, divisor = r->biased ? job->count : job->count - 1;
     r->skipped = 0;
-    for (size_t j = 0; j < c && r->nonfinite != NCPU_PROPAGATE; j++) {
-        const int fine = (!r->mean || finite_as(updated(r->mean, j, r->momentum, mean[j], dtype), dtype))
-                         && (!r->var || finite_as(updated(r->var, j, r->momentum, tracked_var(job, r, j), dtype), dtype));
-        if (fine) continue;
-        if (r->nonfinite == NCPU_RAISE) return NCPU_ERROR_NONFINITE;
-        r->skipped = 1;
-        return NCPU_OK;
+    if (r->nonfinite != NCPU_PROPAGATE
+        && !(stays_finite(r->mean, c, r->momentum, mean, 1, dtype)
+             && stays_finite(r->var, c, r->momentum, m2, divisor, dtype))) {
+        r->skipped = r->nonfinite == NCPU_SKIP;
+        return r->skipped ? NCPU_OK : NCPU_ERROR_NONFINITE;
     }
-    for (size_t j = 0; j < c; j++) {
-        if (r->mean) {
-            const double value = updated(r->mean, j, r->momentum, mean[j], dtype);
-            if (dtype == NCPU_F64) ((double *)r->mean)[j] = value;
-            else ((float *)r->mean)[j] = (float)value;
-        }
-        if (r->var) {
-            const double value = updated(r->var, j, r->momentum, tracked_var(job, r, j), dtype);
-            if (dtype == NCPU_F64) ((double *)r->var)[j] = value;
-            else ((float *)r->var)[j] = (float)value;
-        }
-    }
+    if (r->mean) update(r->mean, c, r->momentum, mean, 1, dtype);
+    if (r->var) update(r->var, c, r->momentum, m2, divisor, dtype);
     return NCPU_OK;
 }
 
@@ -186,22 +185,22 @@ static ncpu_status commit(const train_job *job, ncpu_running *r, ncpu_dtype dtyp
 static ncpu_status train(train_job *job, const ncpu_view *view, size_t bytes)
 {
     const int by_group = !view->cols && (job->groups >= (size_t)job->team->threads || bytes <= ncpu_cached_bytes());
+    job->a->backwards = 1;
     if (!by_group) {
         const ncpu_status status = ncpu_measure(job->m, &job->moments, job->team);
         if (status || ncpu_team_stopped(job->team)) return status;
         settle(job, 0, view->c);
         ncpu_widen_coefficients(job->a);
-        job->a->backwards = 1;
         return ncpu_apply(job->a, job->team);
     }
     job->direct = job->a->x.direct && job->a->y.direct && (!job->a->has_residual || job->a->residual.direct);
     job->tasks = least(job->groups, (size_t)job->team->threads);
     job->measure_scratch = ncpu_measure_scratch(job->m);
-    job->scratch_size = job->measure_scratch
+    job->part_size = 4 * ncpu_padded(job->m->width) * sizeof(double);
+    job->scratch_size = job->part_size + job->measure_scratch
                         + (job->direct ? 0 : ncpu_apply_scratch(job->a, job->m->width * least(view->s, NCPU_BLOCK)));
     job->scratch = ncpu_allocate(job->tasks * job->scratch_size);
     if (!job->scratch) return NCPU_ERROR_MEMORY;
-    job->prefetch = job->direct && bytes > 2 * ncpu_cached_bytes();
     ncpu_team_run(job->team, (ptrdiff_t)job->tasks, train_task, job);
     ncpu_release(job->scratch);
     return NCPU_OK;
@@ -232,7 +231,7 @@ ncpu_status ncpu_batch_norm_train(const ncpu_array *x, int channel_axis, const v
     ncpu_team_begin(&team, 2 * traffic(&view, &a));
     ncpu_measurement m;
     ncpu_plan_measurement(&m, a.kernels, &view, &a.x, x->dtype,
-                          view.cols ? 0 : ncpu_channels_together(&view, a.x.size));
+                          view.cols ? 0 : ncpu_channels_together(&view, &a.x, 1, (size_t)team.threads));
     train_job job = {.a = &a, .m = &m, .team = &team, .count = (double)m.count,
                      .moments = ncpu_state_in(ncpu_take(&arena, 4 * padded * sizeof(double)), padded),
                      .var = ncpu_take(&arena, padded * sizeof(double)), .groups = divide_up(view.c, m.width)};

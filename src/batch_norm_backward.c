@@ -22,7 +22,6 @@ typedef struct {
     ncpu_dtype dtype;
     ncpu_operand x, dy, y, dx, dresidual;
     int has_y, has_dx, has_dresidual, training, stream;
-    int keeps; /* runs: two groups of channels stay in cache */
     const uint8_t *mask;
     ptrdiff_t mask_row, mask_channel;
     ncpu_measurement m; /* supplies the boxes */
@@ -120,7 +119,6 @@ static void sum_box(const gradient *g, const ncpu_box *box, size_t first, size_t
     const ncpu_grad_source source = source_of(g, &t);
     ncpu_measure_args args = {.channels = box->channels, .rows = box->rows, .len = box->len, .x = t.x.data,
                               .channel_stride = t.x.channel_stride, .row_stride = t.x.row_stride};
-    if (g->dy.direct && t.dy.row_stride == t.x.row_stride) args.ahead = ncpu_next_block(&g->m, box, &t.x);
     const ncpu_kernel_set *sets[] = {&g->kernels->set[g->dtype], &g->kernels->wide[g->dtype]};
     (g->view->cols ? sets[0]->grad_measure_cols : sets[0]->grad_measure_runs)(&args, &source, g->start + first, p1, p2);
     int overflow = 0; /* of float: the box again in double.  Channels with NaN or infinite data stay as they are. */
@@ -201,10 +199,18 @@ static const void *moved(const void *p, ptrdiff_t elements, size_t size)
     return p ? (const char *)p + elements * (ptrdiff_t)size : NULL;
 }
 
+/* Whole rows of cols that follow each other in every array. */
+static int flat(const gradient *g, const ncpu_box *box, const ncpu_grad_apply_args *args)
+{
+    const ptrdiff_t c = (ptrdiff_t)g->view->c;
+    return (ptrdiff_t)args->len == c && box->len == args->len && args->g.dy_stride == c && !args->g.mask
+           && (!args->g.y || args->g.y_stride == c) && (!args->x || args->x_stride == c) && args->dx
+           && args->dx_stride == c && !args->dresidual;
+}
+
 /* Channels [j, j + width) of the box, in float or double.  A kernel's rows are those of cols, and of runs the channels of
  * one row after the other. */
-static void apply_part(const gradient *g, const ncpu_box *box, const tiles *t, size_t j, size_t width, int wide,
-                       ptrdiff_t ahead)
+static void apply_part(const gradient *g, const ncpu_box *box, const tiles *t, size_t j, size_t width, int wide)
 {
     const ncpu_kernel_set *set = wide ? &g->kernels->wide[g->dtype] : &g->kernels->set[g->dtype];
     const int cols = g->view->cols;
@@ -217,7 +223,7 @@ static void apply_part(const gradient *g, const ncpu_box *box, const tiles *t, s
                                  .dresidual_stride = cols ? t->dresidual.row_stride : t->dresidual.channel_stride,
                                  .center = at(g->center, channel, real), .slope = at(g->slope, channel, real),
                                  .curve = at(g->curve, channel, real), .offset = at(g->offset, channel, real),
-                                 .stream = g->stream && !wide, .ahead = ahead};
+                                 .stream = g->stream && !wide};
     double memory[4][NCPU_PAD];
     uint8_t outside[NCPU_PAD];
     if (wide) {
@@ -233,6 +239,7 @@ static void apply_part(const gradient *g, const ncpu_box *box, const tiles *t, s
     args.g.y = moved(t->y.data, cols ? n : n * t->y.channel_stride, size);
     if (t->mask) args.g.mask = t->mask + (cols ? 0 : n * g->mask_channel); /* cols with a mask: all of the box */
     if (cols) {
+        if (args.stream && flat(g, box, &args)) args.flat = box->rows * width, args.len = width * g->m.widened;
         set->grad_apply_cols(&args);
         return;
     }
@@ -249,19 +256,19 @@ static void apply_part(const gradient *g, const ncpu_box *box, const tiles *t, s
     }
 }
 
-static void apply_box(const gradient *g, const ncpu_box *box, ptrdiff_t ahead, char *scratch)
+static void apply_box(const gradient *g, const ncpu_box *box, char *scratch)
 {
     const tiles t = tiles_of(g, box, 1, scratch);
     const size_t channels = g->view->cols ? box->len : box->channels;
     const uint8_t *outside = g->outside + (g->view->cols ? box->at : box->channel);
     if (!memchr(outside, 1, channels)) {
-        apply_part(g, box, &t, 0, channels, 0, ahead);
+        apply_part(g, box, &t, 0, channels, 0);
     } else {
         const tiles apart = g->view->cols ? columns_apart(g, box, &t, scratch) : t;
         for (size_t j = 0, end; j < channels; j = end) {
             for (end = j; end < channels && !outside[end];) end++;
-            if (end > j) apply_part(g, box, &apart, j, end - j, 0, 0);
-            else apply_part(g, box, &apart, j, 1, 1, 0), end = j + 1;
+            if (end > j) apply_part(g, box, &apart, j, end - j, 0);
+            else apply_part(g, box, &apart, j, 1, 1), end = j + 1;
         }
     }
     if (g->has_dx) ncpu_tile_done(&g->dx, g->view, box, &t.dx);
@@ -322,14 +329,8 @@ static void apply_task(void *context, ptrdiff_t task)
         const size_t unit = units - 1 - u; /* what was summed last is still in cache */
         const size_t first = unit % groups * g->width;
         const ncpu_box box = apply_box_at(g, first, least(g->width, g->view->c - first), unit / groups);
-        apply_box(g, &box, 0, g->scratch + t * g->scratch_size + sums_scratch(g));
+        apply_box(g, &box, g->scratch + t * g->scratch_size + sums_scratch(g));
     }
-}
-
-static int all_direct(const gradient *g)
-{
-    return g->x.direct && g->dy.direct && (!g->has_y || g->y.direct) && (!g->has_dx || g->dx.direct)
-           && (!g->has_dresidual || g->dresidual.direct);
 }
 
 /* Groups of channels of runs that stay in cache: summed, then applied from there. */
@@ -347,18 +348,11 @@ static void group_task(void *context, ptrdiff_t task)
         }
         if (ncpu_team_stopped(g->team)) return;
         settle(g, first, first + channels);
-        /* The next group's x and dy come to the cache meanwhile; one offset serves both where their strides agree. */
-        const ptrdiff_t ahead = g->keeps && g->x.direct && g->dy.direct && g->x.channel_step == g->dy.channel_step
-                                        && i + 1 < g->groups ? (ptrdiff_t)channels * g->x.channel_step : 0;
-        if (all_direct(g) && g->view->s <= BOX) {
-            const ncpu_box box = {.channel = first, .channels = channels, .rows = g->view->n, .len = g->view->s};
-            if (g->has_dx || g->has_dresidual) apply_box(g, &box, ahead, scratch + sums_scratch(g));
-            continue;
-        }
-        for (size_t b = 0; b < apply_boxes(g) && (g->has_dx || g->has_dresidual); b++) {
+        const size_t boxes = g->has_dx || g->has_dresidual ? apply_boxes(g) : 0;
+        for (size_t b = boxes; b-- > 0;) { /* what was summed last is in the nearest cache */
             if (b % 16 == 15 && ncpu_team_stopped(g->team)) return;
             const ncpu_box box = apply_box_at(g, first, channels, b);
-            apply_box(g, &box, ahead, scratch + sums_scratch(g));
+            apply_box(g, &box, scratch + sums_scratch(g));
         }
     }
 }
@@ -383,6 +377,9 @@ static ncpu_status run(gradient *g)
             for (size_t j = 0; j < c; j++)
                 g->p1[j] += g->parts[2 * q * padded + j], g->p2[j] += g->parts[(2 * q + 1) * padded + j];
         settle(g, 0, c);
+        void *const reals[] = {g->center, g->slope, g->curve, g->offset};
+        for (size_t i = 0; i < 4 && g->view->cols; i++)
+            ncpu_repeat(reals[i], real_size(g->dtype), c, c * (g->m.widened - 1) + NCPU_WRAP);
         g->tasks = threads;
         if (!ncpu_team_stopped(g->team) && (g->has_dx || g->has_dresidual))
             ncpu_team_run(g->team, (ptrdiff_t)g->tasks, apply_task, g);
@@ -425,32 +422,32 @@ ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, 
     if (!status) status = bring(&g, dresidual, x, &g.dresidual, &g.has_dresidual);
     if (status || view.c == 0) return status;
 
-    ncpu_plan_measurement(&g.m, g.kernels, &view, &g.x, x->dtype, view.cols ? 0 : ncpu_channels_together(&view, g.x.size));
+    ncpu_team team;
+    const double bytes = (double)view.n * (double)view.s * (double)view.c * (double)g.x.size;
+    ncpu_team_begin(&team, 5 * bytes);
+    g.team = &team;
+    ncpu_plan_measurement(&g.m, g.kernels, &view, &g.x, x->dtype,
+                          view.cols ? 0 : ncpu_channels_together(&view, &g.x, 2, (size_t)team.threads));
     g.width = g.m.width, g.groups = divide_up(view.c, g.width);
     g.mask_channel = (ptrdiff_t)divide_up(view.cols ? view.c : view.s, 8);
     g.mask_row = view.cols ? g.mask_channel : g.mask_channel * (ptrdiff_t)view.c;
-    const double bytes = (double)g.m.count * (double)view.c * (double)g.x.size;
     g.stream = g.has_dx && g.dx.direct && dx->data != dy->data && dx->data != x->data && bytes >= (double)ncpu_beyond_cache();
 
-    /* Either two groups' x and dy fit in cache, and the next group's come while this one is applied, or blocks do. */
-    g.keeps = 4 * (double)g.m.count * (double)g.width * (double)g.x.size <= (double)ncpu_cache_bytes(2)
-              && bytes > (double)ncpu_cached_bytes();
-    g.m.prefetch = !g.keeps && bytes > (double)ncpu_cache_bytes(2);
-    const size_t padded = ncpu_padded(view.c);
+    const size_t padded = ncpu_padded(view.c), repeated = ncpu_padded(view.c * g.m.widened + NCPU_WRAP);
     ncpu_arena arena = {NULL, 0};
-    arena.base = ncpu_allocate(padded * (4 * sizeof(double) + 4 * real_size(x->dtype) + 1) + 64);
-    if (!arena.base) return NCPU_ERROR_MEMORY;
+    arena.base = ncpu_allocate(padded * (4 * sizeof(double) + 1) + repeated * 4 * real_size(x->dtype) + 64);
+    if (!arena.base) {
+        ncpu_team_end(&team);
+        return NCPU_ERROR_MEMORY;
+    }
     double **sums[] = {&g.p1, &g.p2, &g.start, &g.dweight};
     void **reals[] = {&g.center, &g.slope, &g.curve, &g.offset};
     for (size_t i = 0; i < 4; i++) *sums[i] = ncpu_take(&arena, padded * sizeof(double));
-    for (size_t i = 0; i < 4; i++) *reals[i] = ncpu_take(&arena, padded * real_size(x->dtype));
+    for (size_t i = 0; i < 4; i++) *reals[i] = ncpu_take(&arena, repeated * real_size(x->dtype));
     g.outside = ncpu_take(&arena, padded);
     memset(arena.base, 0, arena.used);
     for (size_t j = 0; j < view.c; j++) g.start[j] = x->dtype == NCPU_F64 ? mean[j] : (double)(float)mean[j];
 
-    ncpu_team team;
-    ncpu_team_begin(&team, 5 * bytes);
-    g.team = &team;
     if (g.m.count) status = run(&g);
     const ncpu_status stopped = ncpu_team_end(&team);
     if (!status) status = stopped;

@@ -14,6 +14,18 @@ static inline size_t vd_split(vd a, vd v[2]) { v[0] = a; return 1; }
 static inline vf vf_from_doubles(const double *p) { return vf_narrow(vd_load(p), vd_load(p + 8)); }
 static inline vd vd_from_doubles(const double *p) { return vd_load(p); }
 
+/* The first n lanes of a, the others of b. */
+static inline vf vf_joined(size_t n, vf a, vf b)
+{
+    static const float lane[VF_LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return vf_select_gt(vf_set((float)n), vf_load(lane), a, b);
+}
+static inline vd vd_joined(size_t n, vd a, vd b)
+{
+    static const double lane[VD_LANES] = {0, 1, 2, 3, 4, 5, 6, 7};
+    return vd_select_gt(vd_set((double)n), vd_load(lane), a, b);
+}
+
 #include "statistics.inc"
 
 #define JOIN_(a, b) a##b

@@ -14,7 +14,7 @@
 
 #include "normcpu.h"
 
-enum { NCPU_PAD = 16 };
+enum { NCPU_PAD = 16, NCPU_WRAP = 64 };
 enum { NCPU_BLOCK = 4096 }; /* elements of one channel that are summed before they meet the others in double */
 
 /* x (channels, rows, len), or for cols x (rows, len) with channels == 1. */
@@ -22,7 +22,6 @@ typedef struct {
     size_t channels, rows, len;
     const void *x;
     ptrdiff_t channel_stride, row_stride;
-    ptrdiff_t ahead; /* also prefetch x this many elements on; 0: not */
 } ncpu_measure_args;
 
 /* y = act((x - center) * scale + shift + residual) over (rows, len).
@@ -35,8 +34,9 @@ typedef struct {
     ptrdiff_t x_stride, residual_stride, y_stride, mask_stride;
     const void *center, *scale, *shift; /* real */
     size_t step;
-    ptrdiff_t ahead;
     int stream; /* write past the cache */
+    size_t flat; /* cols with none or relu, without mask; not 0: that many elements follow each other in every array, and
+                    the parameters, with period len >= NCPU_WRAP, go on for NCPU_WRAP entries more; written past the cache */
     ncpu_activation activation;
     double negative_slope;
 } ncpu_apply_args;
@@ -58,8 +58,8 @@ typedef struct {
     ptrdiff_t x_stride, dx_stride, dresidual_stride;
     const void *center, *slope, *curve, *offset; /* real */
     size_t step;
-    ptrdiff_t ahead; /* also prefetch x and dy this many elements on; 0: not */
     int stream;
+    size_t flat; /* as for apply; without mask and dresidual */
 } ncpu_grad_apply_args;
 
 /* From the sums p1 = sum(g), p2 = sum(g * (x - start)) of c channels to what grad_apply takes, and dweight. */

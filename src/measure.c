@@ -9,17 +9,10 @@
 
 enum { COLS_ROWS = 512, COLS_ROWS_F64 = 256 }; /* rows of a block of cols: doubles have shorter chains, see measure.inc */
 enum { LEAST_CHUNK = 16, MOST_CHUNKS = 64 };
+enum { LEAST_GROUP = 32768 }; /* bytes: about the fastest cache, and enough to hide the calls */
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
-
-/* Rows of fewer than 64 channels leave lanes empty: lay 2, 4, 8 or 16 of them side by side. */
-static size_t widening(size_t c)
-{
-    size_t f = 1;
-    while (c < 64 && c * f % NCPU_PAD) f *= 2;
-    return f;
-}
 
 void ncpu_plan_measurement(ncpu_measurement *m, const ncpu_kernels *kernels, const ncpu_view *view,
                            const ncpu_operand *x, ncpu_dtype dtype, size_t width)
@@ -30,7 +23,7 @@ void ncpu_plan_measurement(ncpu_measurement *m, const ncpu_kernels *kernels, con
     if (view->cols) {
         m->rows = dtype == NCPU_F64 ? COLS_ROWS_F64 : COLS_ROWS, m->len = view->c;
         m->blocks = divide_up(view->n, m->rows);
-        m->widened = widening(view->c);
+        m->widened = ncpu_rows_beside(view->c);
     } else if (view->s > NCPU_BLOCK) {
         m->rows = 1, m->len = NCPU_BLOCK;
         m->blocks = view->n * divide_up(view->s, NCPU_BLOCK);
@@ -42,7 +35,6 @@ void ncpu_plan_measurement(ncpu_measurement *m, const ncpu_kernels *kernels, con
     if (m->chunk_blocks < LEAST_CHUNK && !view->cols) m->chunk_blocks = LEAST_CHUNK;
     m->chunks = m->blocks ? divide_up(m->blocks, m->chunk_blocks) : 0;
     m->width = width ? least(width, view->c) : view->c;
-    m->prefetch = 0;
 }
 
 ncpu_box ncpu_measure_box(const ncpu_measurement *m, size_t channel, size_t channels, size_t block)
@@ -149,7 +141,6 @@ static void measure_again(const ncpu_measurement *m, ncpu_measure_args args, dou
     const ncpu_moments_state part = ncpu_state_in(memory, NCPU_PAD);
     uint8_t ignored[NCPU_PAD], pending[NCPU_PAD];
     memcpy(pending, w->rejected + j, width);
-    args.ahead = 0;
     if (m->view->cols) args.x = (const char *)args.x + j * m->x->size, args.len = width;
     else args.x = (const char *)args.x + (ptrdiff_t)j * args.channel_stride * (ptrdiff_t)m->x->size, args.channels = 1;
 
@@ -178,14 +169,6 @@ static void measure_again(const ncpu_measurement *m, ncpu_measure_args args, dou
     }
 }
 
-ptrdiff_t ncpu_next_block(const ncpu_measurement *m, const ncpu_box *box, const ncpu_tile *tile)
-{
-    if (!m->prefetch || !m->x->direct) return 0;
-    if (m->view->cols) return 32 * tile->row_stride; /* two groups of rows: a group is read column by column */
-    if (m->view->s <= NCPU_BLOCK) return (ptrdiff_t)box->rows * tile->row_stride;
-    return box->at + box->len < m->view->s ? NCPU_BLOCK : tile->row_stride - (ptrdiff_t)box->at;
-}
-
 /* w->part = moments of one block. */
 static void measure_block(const ncpu_measurement *m, const ncpu_box *box, int first, workspace *w)
 {
@@ -199,8 +182,7 @@ static void measure_block(const ncpu_measurement *m, const ncpu_box *box, int fi
         tile = (ncpu_tile){w->pack, 0, (ptrdiff_t)channels};
     }
     const ncpu_measure_args args = {.channels = box->channels, .rows = box->rows, .len = box->len, .x = tile.data,
-                                    .channel_stride = tile.channel_stride, .row_stride = tile.row_stride,
-                                    .ahead = ncpu_next_block(m, box, &tile)};
+                                    .channel_stride = tile.channel_stride, .row_stride = tile.row_stride};
     if (first) (m->view->cols ? set->guess_cols : set->guess_runs)(&args, w->k);
     if (beside) measure_beside(m, set, args, w);
     else measure_set(m, set, &args, w->k, w->s1, w->s2);
@@ -234,13 +216,15 @@ void ncpu_measure_chunk(const ncpu_measurement *m, size_t channel, size_t channe
     }
 }
 
-size_t ncpu_channels_together(const ncpu_view *view, size_t size)
+size_t ncpu_channels_together(const ncpu_view *view, const ncpu_operand *x, size_t arrays, size_t threads)
 {
-    /* As many channels as make 8 KB in a row of memory, in whole eights if they are several, as long as all their
-     * samples stay in 384 KB of cache: short runs one by one would leave most of every page and line unused. */
-    const size_t run = view->s * size + (view->s == 0), bytes = view->n * run + (view->n == 0);
-    const size_t most = least(least(8192 / run, (384 << 10) / bytes), 64);
-    return most < 2 ? 1 : most < 8 ? most : most / 8 * 8;
+    const size_t run = view->s * x->size + (view->s == 0), channel = arrays * view->n * run + (view->n == 0);
+    const size_t all = channel * view->c, own = ncpu_cache_bytes(2) / 2, shared = ncpu_cache_bytes(3) / 3 / threads;
+    const size_t budget = all <= own || !x->direct ? LEAST_GROUP : own > shared ? own : shared;
+
+    const size_t most = least(budget / channel ? budget / channel : 1, divide_up(view->c, threads));
+    const size_t groups = divide_up(divide_up(view->c, most), threads) * threads;
+    return divide_up(view->c, groups);
 }
 
 typedef struct {
@@ -272,7 +256,6 @@ ncpu_status ncpu_measure(ncpu_measurement *m, const ncpu_moments_state *total, n
     measure_job job = {.m = m, .team = team, .groups = groups, .stride = ncpu_padded(c)};
     job.tasks = least(units, (size_t)team->threads);
     job.scratch_size = ncpu_measure_scratch(m);
-    m->prefetch = c * m->count * m->x->size > ncpu_beyond_cache();
     const size_t parts = m->chunks * 4 * job.stride * sizeof(double);
     char *memory = ncpu_allocate(parts + job.tasks * job.scratch_size);
     if (!memory) return NCPU_ERROR_MEMORY;

@@ -23,7 +23,6 @@ typedef struct {
     size_t blocks, chunk_blocks, chunks;
     size_t widened;               /* cols: this many rows side by side fill whole vectors */
     size_t width;                 /* most channels measured at once */
-    int prefetch;                 /* the next block's elements while this one is measured */
 } ncpu_measurement;
 
 /* width: 0 for all channels of cols. */
@@ -34,8 +33,6 @@ size_t ncpu_measure_scratch(const ncpu_measurement *m);
 
 /* The block'th box of channels [channel, channel + channels). */
 ncpu_box ncpu_measure_box(const ncpu_measurement *m, size_t channel, size_t channels, size_t block);
-/* From an element of the box to its place in the next block of the same channels, where that is worth prefetching. */
-ptrdiff_t ncpu_next_block(const ncpu_measurement *m, const ncpu_box *box, const ncpu_tile *tile);
 /* Elements of a channel in the chunk. */
 size_t ncpu_chunk_count(const ncpu_measurement *m, size_t chunk);
 
@@ -43,8 +40,9 @@ size_t ncpu_chunk_count(const ncpu_measurement *m, size_t chunk);
 void ncpu_measure_chunk(const ncpu_measurement *m, size_t channel, size_t channels, size_t chunk,
                         const ncpu_moments_state *into, void *scratch, ncpu_team *team);
 
-/* How many channels of runs to take at once. */
-size_t ncpu_channels_together(const ncpu_view *view, size_t size);
+/* How many channels of runs to take at once, on so many threads: the blocks of a group are read in the order of memory,
+ * and what was read of all its `arrays` is still in cache when it is read again. */
+size_t ncpu_channels_together(const ncpu_view *view, const ncpu_operand *x, size_t arrays, size_t threads);
 
 /* All channels, on the team: total must have room for the padded number of channels. */
 ncpu_status ncpu_measure(ncpu_measurement *m, const ncpu_moments_state *total, ncpu_team *team);

@@ -2,6 +2,8 @@
 
 #include "view.h"
 
+#include "kernels.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -175,4 +177,19 @@ ncpu_tile ncpu_tile_in(const ncpu_operand *operand, const ncpu_view *view, const
 void ncpu_tile_done(const ncpu_operand *operand, const ncpu_view *view, const ncpu_box *box, const ncpu_tile *tile)
 {
     if (!operand->direct) transfer(operand, view, box, tile->data, 1);
+}
+
+size_t ncpu_rows_beside(size_t c)
+{
+    size_t rows = 1;
+    while (c < NCPU_WRAP && (c * rows < NCPU_WRAP || c * rows % NCPU_PAD)) rows *= 2;
+    return rows;
+}
+
+void ncpu_repeat(void *values, size_t size, size_t c, size_t more)
+{
+    for (size_t done = 0, part; done < more; done += part) {
+        part = c < more - done ? c : more - done;
+        memcpy((char *)values + (c + done) * size, values, part * size);
+    }
 }

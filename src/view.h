@@ -57,4 +57,9 @@ void ncpu_tile_done(const ncpu_operand *operand, const ncpu_view *view, const nc
 /* Copies a box into a buffer as (channels, rows, len), whether the operand is direct or not. */
 void ncpu_gather(const ncpu_operand *operand, const ncpu_view *view, const ncpu_box *box, void *buffer);
 
+/* Rows of few channels leave lanes of vectors empty: this many rows side by side are one row that does not. */
+size_t ncpu_rows_beside(size_t c);
+/* Continues `values` (c) of `size` bytes each for `more` entries, as they began. */
+void ncpu_repeat(void *values, size_t size, size_t c, size_t more);
+
 #endif

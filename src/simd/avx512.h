@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#define NCPU_COLUMNS 4
+
 typedef __m512 vf;
 typedef __m512d vd;
 
@@ -61,6 +63,20 @@ static inline vd vd_sum8(const vd a[8])
     return _mm512_add_pd(_mm512_unpacklo_pd(even, odd), _mm512_unpackhi_pd(even, odd));
 #undef HALVES
 #undef QUARTERS
+}
+static inline vd vf_sum8(const vf a[8])
+{
+#define HALVES(x, y) _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee))
+#define QUARTERS(x, y) _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd))
+#define EIGHTHS(x, y, how1, how2) _mm512_add_ps(_mm512_shuffle_ps(x, y, how1), _mm512_shuffle_ps(x, y, how2))
+    const vf even = QUARTERS(HALVES(a[0], a[2]), HALVES(a[4], a[6]));
+    const vf odd = QUARTERS(HALVES(a[1], a[3]), HALVES(a[5], a[7]));
+    const vf pairs = EIGHTHS(even, odd, 0x44, 0xee), sums = EIGHTHS(pairs, pairs, 0x88, 0xdd); /* 0 1 0 1, 2 3 2 3, ... */
+    const __m512d front = _mm512_permutexvar_pd(_mm512_set_epi64(0, 0, 0, 0, 6, 4, 2, 0), _mm512_castps_pd(sums));
+    return _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_castpd512_pd256(front)));
+#undef HALVES
+#undef QUARTERS
+#undef EIGHTHS
 }
 
 /* Loads and stores: LOAD and STORE of the storage register, conversions FROM it and TO it. */

@@ -36,6 +36,17 @@ static inline double vd_sum(vd a)
 {
     return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7]));
 }
+static inline vd vf_sum8(const vf a[8])
+{
+    vd r;
+    LANES(j, 8)
+    {
+        float t[8];
+        LANES(i, 8) t[i] = a[j].v[i] + a[j].v[i + 8];
+        r.v[j] = ((t[0] + t[4]) + (t[2] + t[6])) + ((t[1] + t[5]) + (t[3] + t[7]));
+    }
+    return r;
+}
 static inline vd vd_sum8(const vd a[8]) { vd r; LANES(j, 8) r.v[j] = vd_sum(a[j]); return r; }
 static inline vf vf_narrow(vd lo, vd hi) { vf r; LANES(i, 8) r.v[i] = (float)lo.v[i], r.v[i + 8] = (float)hi.v[i]; return r; }
 static inline vd vf_widen(vf a) { vd r; LANES(i, 8) r.v[i] = a.v[i]; return r; }

@@ -31,6 +31,7 @@
  *   vfold(a)           vd of a[i] + a[i+8], added in double; of a vd: itself
  *   vsum(a)            ((a0+a4) + (a2+a6)) + ((a1+a5) + (a3+a7)) of a vd
  *   vd_sum8(a)         lane j is vsum(a[j]), j = 0..7
+ *   vf_sum8(a)         lane j is, in float, the same sum of a[j][i] + a[j][i+8], i = 0..7
  *   vf_narrow(lo, hi)  the 8 + 8 doubles rounded to floats;  vf_widen(a), vf_widen_hi(a): lanes
  *                      0..7 and 8..15 as doubles
  */
@@ -47,6 +48,11 @@
 enum { VF_LANES = 16, VD_LANES = 8 };
 
 #include NCPU_SIMD
+
+/* Vectors of columns that are summed at once: as many as registers hold. */
+#ifndef NCPU_COLUMNS
+#define NCPU_COLUMNS 1
+#endif
 
 #ifndef NCPU_COMPACT
 #define NCPU_COMPACT 0

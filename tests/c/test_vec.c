@@ -68,6 +68,7 @@ struct op {
     op(vf_exp2i, LANEWISE, float, F32, 1, 16, F32, 16, vf_store((float *)out, vf_exp2i(vf_load(a))))    \
     op(vd_sum, MIX, double, F64, 1, 8, F64, 1, ((double *)out)[0] = vsum(vd_load(a)))                   \
     op(vd_sum8, MIX, double, F64, 8, 8, F64, 8, sum8(a, (double *)out))                                 \
+    op(vf_sum8, MIX, float, F32, 8, 16, F64, 8, float_sum8(a, (double *)out))                           \
     op(vf_narrow, MIX, double, F64, 2, 8, F32, 16, vf_store((float *)out, vf_narrow(vd_load(a), vd_load(a + 8)))) \
     op(vf_widen, MIX, float, F32, 1, 16, F64, 8, vd_store((double *)out, vf_widen(vf_load(a))))         \
     op(vf_widen_hi, MIX, float, F32, 1, 16, F64, 8, vd_store((double *)out, vf_widen_hi(vf_load(a))))   \
@@ -86,6 +87,12 @@ static void sum8(const double *a, double *out)
     vd v[8];
     for (int j = 0; j < 8; j++) v[j] = vd_load(a + 8 * j);
     vd_store(out, vd_sum8(v));
+}
+static void float_sum8(const float *a, double *out)
+{
+    vf v[8];
+    for (int j = 0; j < 8; j++) v[j] = vf_load(a + 16 * j);
+    vd_store(out, vf_sum8(v));
 }
 #define FUNCTION(name, kind, S, in, operands, lanes, out_, results, ...)                                \
     static void run_##name(const void *in_, void *out, size_t n)                                        \
