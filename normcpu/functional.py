@@ -118,10 +118,10 @@ def batch_norm(
            [ 1.,  1.]], dtype=float32)
     """
     if (
-        not training and activation is None and residual is None and out is None and not return_stats
-        and not return_mask and nonfinite == "propagate" and single_value == "raise"
+        not training and activation is None and residual is None and not return_stats and not return_mask
+        and nonfinite == "propagate" and single_value == "raise"
     ):  # fmt: skip
-        plain = _core.batch_norm_plain(x, running_mean, running_var, weight, bias, eps, channel_axis)
+        plain = _core.batch_norm_plain(x, running_mean, running_var, weight, bias, eps, channel_axis, out)
         if plain is not None:
             return plain
     array = as_array("x", x)

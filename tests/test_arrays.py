@@ -162,6 +162,24 @@ def test_in_place(training: bool) -> None:
     assert np.array_equal(dy, gradients.dx)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_output_of_the_shortest_way(dtype: Any) -> None:
+    """Contiguous arrays and nothing else go to C at once; every other out takes the long way to the same bits."""
+    parameters = [p.astype(dtype) for p in (MEAN, VAR)]
+    expected = batch_norm(X.astype(dtype), *parameters)
+    room = np.empty((2, 3, 8), dtype)
+    inside = room.reshape(-1)[1:25].reshape(X.shape)
+    for out in (np.empty_like(expected), np.empty_like(expected, order="F"), room[..., ::2], inside):
+        assert batch_norm(X.astype(dtype), *parameters, out=out) is out
+        assert np.array_equal(out, expected)
+    x = X.astype(dtype)
+    assert batch_norm(x, *parameters, out=x) is x
+    assert np.array_equal(x, expected)
+    neighbours = np.concatenate([X.ravel(), np.full(24, np.nan)]).astype(dtype).reshape(2, *X.shape)
+    batch_norm(neighbours[0], *parameters, out=neighbours[1])
+    assert np.array_equal(neighbours[1], expected)
+
+
 def test_interleaved_memory_is_not_overlap() -> None:
     both = np.zeros((2, 3, 8), np.float32)
     both[..., ::2] = X
