@@ -172,6 +172,11 @@ def convert_state(
 
     Errors: ValueError for a name that the source does not know (nothing is guessed), an array that is not
     (c,), a count below 2, a count where standard deviations were averaged.
+
+    >>> keras = {"gamma": [2.0], "beta": [0.5], "moving_mean": [1.0], "moving_variance": [4.0]}
+    >>> state, eps = convert_state(keras, "keras")
+    >>> eps, sorted(state)
+    (0.001, ['bias', 'running_mean', 'running_var', 'weight'])
     """
     old, new = get_convention(source), get_convention(target)
     found, unexpected = read_parameters(state, old, prefix)
