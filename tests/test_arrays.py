@@ -130,6 +130,20 @@ def test_misaligned_input() -> None:
     assert np.array_equal(batch_norm(x, MEAN, VAR), Y)
 
 
+@pytest.mark.parametrize("order", [slice(None, None, 1), slice(None, None, -1), [*range(0, 16, 2), *range(1, 16, 2)]])
+def test_as_many_axes_as_there_may_be(order: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(2,) * 16).astype(np.float32).transpose(np.arange(16)[order])[..., ::-1]
+    for axis in (None, 0, 15, (0, 1, 2), tuple(range(0, 16, 2)), tuple(range(15))):
+        got, wide = moments(x, axis), x.astype(float)
+        np.testing.assert_allclose(got.mean, wide.mean(axis), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(got.var, wide.var(axis), rtol=1e-6)
+    for axis in (0, 7, 15):
+        flat = np.moveaxis(x, axis, 1).reshape(2, 2, -1)
+        want = batch_norm(np.ascontiguousarray(flat), MEAN[:2], VAR[:2])
+        got = np.moveaxis(batch_norm(x, MEAN[:2], VAR[:2], channel_axis=axis), axis, 1)
+        assert np.array_equal(got.reshape(2, 2, -1), want)
+
+
 @pytest.mark.parametrize("dtype", ["u1", "i1"])
 def test_scale_shift_of_bytes(dtype: str) -> None:
     image = np.arange(-30, 30).astype(dtype).reshape(4, 5, 3)
