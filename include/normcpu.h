@@ -94,7 +94,7 @@ int ncpu_is_channels_last(const ncpu_array *x, int channel_axis);
  * batch normalization in evaluation mode.  https://arxiv.org/abs/1502.03167, algorithm 2.
  *
  * x, y: the same shape and dtype (f32, f64, f16, bf16), strides of their own; y may be x itself.  mean, var: real (c).
- * weight, bias: real (c), or NULL for ones and zeros.  eps: at least 0; where var + eps is 0, y is 0/0 or infinite.
+ * weight, bias: real (c), or NULL for ones and zeros.  eps: at least 0; where var + eps is 0, y is not finite.
  * epilogue: NULL for none.  x without elements is no error. */
 ncpu_status ncpu_batch_norm(const ncpu_array *x, int channel_axis, const void *mean, const void *var,
                             const void *weight, const void *bias, double eps,

@@ -8,7 +8,7 @@ import os
 cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_Occurred
-from cpython.long cimport PyLong_CheckExact
+from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.math cimport isfinite
@@ -82,10 +82,11 @@ def batch_norm_plain(x, running_mean, running_var, weight, bias, eps, channel_ax
         return None
     cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>x), ndim = cnp.PyArray_NDIM(<cnp.ndarray>x)
     cdef double epsilon = eps
-    cdef Py_ssize_t axis = channel_axis
+    cdef int overflow = 0
+    cdef long axis = PyLong_AsLongAndOverflow(channel_axis, &overflow)
     axis += ndim if axis < 0 else 0
     if not ((number == cnp.NPY_FLOAT or number == cnp.NPY_DOUBLE) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)
-            and 2 <= ndim <= NCPU_MAX_NDIM and 0 <= axis < ndim and epsilon >= 0 and isfinite(epsilon)):
+            and 2 <= ndim <= NCPU_MAX_NDIM and 0 <= axis < ndim and not overflow and epsilon >= 0 and isfinite(epsilon)):
         return None
     cdef cnp.npy_intp c = cnp.PyArray_DIMS(<cnp.ndarray>x)[axis]
     if not (is_vector(running_mean, number, c) and is_vector(running_var, number, c)

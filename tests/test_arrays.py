@@ -176,6 +176,21 @@ def test_in_place(training: bool) -> None:
     assert np.array_equal(dy, gradients.dx)
 
 
+def test_masks_of_any_layout() -> None:
+    """C reads the bits side by side, so another layout is copied; nothing writes them, so they may be read-only."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 20)).astype(np.float32)
+    mask = np.random.default_rng(1).integers(0, 256, (2, 3, 3)).astype(np.uint8)
+    passed = np.unpackbits(mask, axis=-1, bitorder="little")[..., :20]
+    spread = np.zeros((2, 3, 9), np.uint8)
+    spread[..., ::3] = mask
+    frozen = mask.copy()
+    frozen.flags.writeable = False
+    for bits in (mask, np.asfortranarray(mask), spread[..., ::3], mask[::-1].copy()[::-1], frozen):
+        got = batch_norm_backward(x, x, MEAN, VAR, activation="relu", mask=bits, residual=True)
+        assert np.array_equal(got.dresidual, x * passed)
+        np.testing.assert_allclose(got.dbias, (x * passed).sum((0, 2)), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_output_of_the_shortest_way(dtype: Any) -> None:
     """Contiguous arrays and nothing else go to C at once; every other out takes the long way to the same bits."""
