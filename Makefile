@@ -30,7 +30,7 @@ ctest: build
 	$(BIN)/python tests/c/run.py
 
 ctest-sanitized: build
-	$(BIN)/python tests/c/run.py --cc gcc --flags "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1"
+	$(BIN)/python tests/c/run.py --cc gcc --stride 2503 --flags "$$(tools/variant.sh asan-flags) -fno-sanitize-recover=all"
 
 sanitize: ctest-sanitized $(VENV)/have-test
 	tools/variant.sh asan -m pytest -q -s -m "not slow and not huge and not peers"

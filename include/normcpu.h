@@ -2,15 +2,30 @@
  *
  * normcpu: normalization layers of neural networks on CPUs.
  *
- * Arrays are described, never owned.  Shapes below name the axes: n samples, c channels, s everything after
- * the channel axis.  "real" is double for NCPU_F64 data and float for all other dtypes: parameters and
+ * Shapes below name the axes: n samples, c channels, s everything after the channel axis, which is counted from
+ * the end where it is negative.  "real" is double for NCPU_F64 data and float for all other dtypes: parameters and
  * running statistics have it; statistics of a batch are always double.
  *
- * Results do not depend on the instruction set, the number of threads, the alignment or the strides within
- * a view (channel-major or channels-last), bit for bit.  Every function may be called from any number of
- * threads.  None prints, none exits, none sets errno; those that can fail return a status and have then
- * changed no running statistics (the contents of an output are undefined).
- */
+ * Memory.  Arrays are described, never owned or kept.  An ncpu_array may have any strides and any alignment.  A
+ * pointer (c) is to c values side by side, aligned as C wants it; NULL is taken only where it is said to be.  What
+ * is written overlaps nothing else that the call reads or writes, but for an output that is an input itself: the
+ * same data pointer, shape and strides, where the function says so.  None of this is checked: an output that
+ * overlaps otherwise has wrong numbers in it, and a wrong pointer is what it always is in C.
+ *
+ * Numbers.  Results do not depend on the instruction set, the number of threads, the alignment or the strides within
+ * a view (channel-major or channels-last), bit for bit.  They are right for every finite input, for f64 up to 1e150;
+ * NaN and infinity stay in their channel.  Only the argument of an activation, and of it each term (x - mean) * scale,
+ * shift and residual, has to fit into float (f64: double), or is infinite.  Not promised: the same bits from the two
+ * views, which bits a NaN has, and anything where the caller has changed the floating-point environment (rounding to
+ * nearest, gradual underflow).
+ *
+ * Threads.  Every function may be called from any number of threads at once, and from inside of a parallel region, as
+ * long as no call writes what another one reads or writes.  One operation at a time has the team, the others work on
+ * their callers' threads.  Settings ("The machine") hold for the process, from the next operation on.
+ *
+ * Failure.  Functions that can fail return a status: ARGUMENT for arrays, axes and codes that do not belong together,
+ * MEMORY where malloc had no scratch space, INTERRUPTED.  Running statistics are then bit for bit as they were; the
+ * contents of every other output are undefined.  Nothing leaks, prints, exits or sets errno. */
 #ifndef NORMCPU_H
 #define NORMCPU_H
 
@@ -31,12 +46,12 @@ typedef enum {
     NCPU_ERROR_MEMORY,      /* scratch memory could not be had */
     NCPU_ERROR_INTERRUPTED, /* the registered interrupt check returned nonzero */
     NCPU_ERROR_NONFINITE,   /* a running statistic would become NaN or infinite, and the policy is to raise */
-    NCPU_ERROR_ARGUMENT,    /* shapes, dtypes or axes that do not belong together */
+    NCPU_ERROR_ARGUMENT,    /* shapes, dtypes, axes or codes that do not belong together */
     NCPU_ERROR_UNSUPPORTED  /* a combination this library does not compute: see the function */
 } ncpu_status;
 
-/* An array of any strides, negative and zero included (not for outputs: each element has its own place).
- * shape and strides have ndim entries; strides are in bytes; data need not be aligned. */
+/* data points to element [0, ..., 0].  shape and strides have ndim entries, 1 to NCPU_MAX_NDIM, extents of 0 allowed;
+ * strides are in bytes, negative and zero ones included, but each element of an output has a place of its own. */
 typedef struct {
     void *data;
     ncpu_dtype dtype;
@@ -45,7 +60,8 @@ typedef struct {
     const ptrdiff_t *strides;
 } ncpu_array;
 
-/* act(v).  f64 data: NONE, RELU, RELU6, LEAKY_RELU and HARDSWISH only.  Errors in ulp: src/simd/math.h. */
+/* act(v).  f64 data: NONE, RELU, RELU6, LEAKY_RELU and HARDSWISH, else UNSUPPORTED.  Errors in ulp: src/simd/math.h.
+ * NaN gives NaN, and -inf the limit: 0 of SILU, GELU, GELU_TANH and HARDSWISH. */
 typedef enum {
     NCPU_NONE,       /* v */
     NCPU_RELU,       /* max(v, 0) */
@@ -59,26 +75,27 @@ typedef enum {
     NCPU_HARDSWISH   /* v * min(max(v + 3, 0), 6) / 6 */
 } ncpu_activation;
 
-/* What follows the normalization in the same pass: y = act(v + residual). */
+/* What follows the normalization in the same pass: y = act(v + residual).  y may be the residual itself. */
 typedef struct {
     ncpu_activation activation;
     double negative_slope;      /* of LEAKY_RELU */
     const ncpu_array *residual; /* shape and dtype of x, or NULL */
-    uint8_t *mask;              /* NULL, or with RELU: where act passed its argument on, one bit per element.
-                                   Bits are packed along the innermost axis of the view, lowest first, each
-                                   row starting a new byte: (n, c, ceil(s/8)) channel-major, (n*s, ceil(c/8))
-                                   channels-last; see ncpu_is_channels_last. */
+    uint8_t *mask;              /* NULL, or with RELU (else UNSUPPORTED), OUT: where act passed its argument on, one bit
+                                   per element.  Bits are packed along the innermost axis of the view, lowest first,
+                                   each row starting a new byte and ending with zeros: (n, c, ceil(s/8))
+                                   channel-major, (n*s, ceil(c/8)) channels-last; see ncpu_is_channels_last. */
 } ncpu_epilogue;
 
-/* 1 where reductions over the channels of x run along rows of channels (channels-last), else 0. */
+/* Which view x gets: 1 where the channels of a position lie closest together in memory (channels-last), else 0, also
+ * where channel_axis is none of x's. */
 int ncpu_is_channels_last(const ncpu_array *x, int channel_axis);
 
 /* y = act((x - mean) * weight / sqrt(var + eps) + bias + residual), per channel, with given statistics:
  * batch normalization in evaluation mode.  https://arxiv.org/abs/1502.03167, algorithm 2.
  *
- * x, y: the same shape and dtype (f32, f64, f16, bf16), any strides; y may be x itself (same pointer and
- * strides) but must not overlap it otherwise.  mean, var: real (c).  weight, bias: real (c), or NULL for
- * ones and zeros.  epilogue: NULL for none. */
+ * x, y: the same shape and dtype (f32, f64, f16, bf16), strides of their own; y may be x itself.  mean, var: real (c).
+ * weight, bias: real (c), or NULL for ones and zeros.  eps: at least 0; where var + eps is 0, y is not finite.
+ * epilogue: NULL for none.  x without elements is no error. */
 ncpu_status ncpu_batch_norm(const ncpu_array *x, int channel_axis, const void *mean, const void *var,
                             const void *weight, const void *bias, double eps,
                             const ncpu_epilogue *epilogue, const ncpu_array *y);
@@ -89,16 +106,17 @@ typedef enum { NCPU_PROPAGATE, NCPU_SKIP, NCPU_RAISE } ncpu_nonfinite;
  * after everything else has succeeded, for all channels or none. */
 typedef struct {
     void *mean, *var;         /* real (c) each, or NULL: not tracked */
-    double momentum;          /* the weight of the new value */
-    int biased;               /* 0: var tracks m2 / (count - 1); 1: m2 / count */
+    double momentum;          /* the weight of the new value; 1 forgets the old one, be it NaN */
+    int biased;               /* 0: var tracks m2 / (count - 1), NaN for one value per channel; 1: m2 / count */
     ncpu_nonfinite nonfinite; /* what a new value that is NaN, infinite or beyond real's range does */
     int skipped;              /* OUT: 1 where the update was left out by NCPU_SKIP */
 } ncpu_running;
 
 /* The same with the statistics of x itself: batch normalization in training mode.
  *
- * batch_mean, batch_var: double (c), OUT: mean and biased variance over (n, s).  running: NULL for none.
- * count = n*s must be at least 1 where c > 0. */
+ * x, weight, bias, eps, epilogue, y: as above, in place included.  batch_mean, batch_var: double (c), OUT: mean and
+ * biased variance over (n, s).  running: NULL for none.  count = n*s is at least 1 where c > 0, else ARGUMENT.  With
+ * NCPU_RAISE, NONFINITE is found after y, batch_mean and batch_var have been written. */
 ncpu_status ncpu_batch_norm_train(const ncpu_array *x, int channel_axis, const void *weight, const void *bias,
                                   double eps, const ncpu_epilogue *epilogue, const ncpu_array *y,
                                   double *batch_mean, double *batch_var, ncpu_running *running);
@@ -109,9 +127,10 @@ ncpu_status ncpu_batch_norm_train(const ncpu_array *x, int channel_axis, const v
  *     dx = weight * inv * g                                                             (frozen)
  *     dx = weight * inv * (g - dbias/count - (x - mean) * inv * dweight/count)          (training)
  *
- * mean, var: double (c), as the forward used them.  activation: NONE or RELU, else NCPU_ERROR_UNSUPPORTED;
- * RELU is undone from y, the forward's output, or from mask: give one.  dx, dresidual: as x, or NULL;
- * either may be dy itself.  dweight, dbias: real (c), or NULL. */
+ * dy, x: the same shape and dtype (f32, f64, f16, bf16).  weight: real (c), or NULL for ones.  mean, var: double (c),
+ * as the forward used them.  activation: NONE or RELU, else UNSUPPORTED; RELU is undone from y, the forward's output
+ * (shape and dtype of x), or from mask: give one and leave the other NULL, both for NONE.  dx, dresidual: OUT, shape
+ * and dtype of x, or NULL; one of them may be dy itself.  dweight, dbias: OUT, real (c), or NULL; 0 where n*s is 0. */
 ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, int channel_axis,
                                      const void *weight, const double *mean, const double *var, double eps,
                                      int training, ncpu_activation activation, const ncpu_array *y,
@@ -120,35 +139,39 @@ ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, 
 
 /* y = act((x - center) * scale + shift + residual), per channel: the step that every normalization ends in.
  * |error| <= 2^-23 (|x * scale| + |shift|) where center is NULL and act NONE.
- * x: also u8 and i8, then y is f32 and residual NULL.  center, scale, shift: real (c), or NULL (0, 1, 0). */
+ * x, y, epilogue: as for ncpu_batch_norm; x also u8 and i8, then y is f32 and no place of x's, and residual NULL.
+ * center, scale, shift: real (c), or NULL (0, 1, 0). */
 ncpu_status ncpu_scale_shift(const ncpu_array *x, int channel_axis, const void *center, const void *scale,
                              const void *shift, const ncpu_epilogue *epilogue, const ncpu_array *y);
 
-/* Statistics as a value.  mean + mean_tail is the mean to nearly twice double's precision, m2 + m2_tail the
- * sum of squared differences from it: merging any number of parts loses nothing. */
+/* Statistics as a value.  mean + mean_tail is the mean to nearly twice double's precision, m2 + m2_tail the sum of
+ * squared differences from it, so that merging many parts loses next to nothing: however data is cut, the mean is
+ * within 2^-22 sigma + 2^-52 |mean| and the variance within 4 ulp of float (f64 data: 2^-50, and 8 ulp of double). */
 typedef struct {
     double *mean, *mean_tail, *m2, *m2_tail; /* (c) each */
 } ncpu_moments_state;
 
-/* Statistics of x over the axes where reduce[axis] is nonzero, for every index of the other axes in
- * row-major order.  x: f32, f64, f16, bf16.  The count is the product of the reduced extents; where it is
- * 0, all four are 0. */
+/* Statistics of x over the axes where reduce[axis] is nonzero, for every index of the other axes in row-major order:
+ * c is the product of their extents.  x: f32, f64, f16, bf16; ndim may be 0.  reduce: (ndim).  result: OUT.  The count
+ * is the product of the reduced extents; where it is 0, all four are 0. */
 ncpu_status ncpu_moments(const ncpu_array *x, const uint8_t *reduce, const ncpu_moments_state *result);
 
-/* into = the statistics of both parts: Chan, Golub and LeVeque (1983), compensated. */
+/* into = the statistics of both parts: Chan, Golub and LeVeque (1983), compensated.  A count of 0 has no say.  Cannot
+ * fail.  The bits follow from the order of the merges; part may not be into. */
 void ncpu_moments_merge(size_t c, int64_t into_count, const ncpu_moments_state *into, int64_t count,
                         const ncpu_moments_state *part);
 
 /* ---- The machine ---------------------------------------------------------------------------------- */
 
-/* The names of the instruction sets in this build, best first, NULL at the end. */
+/* The names of the instruction sets in this build, best first, NULL at the end.  Strings here are never freed. */
 const char *const *ncpu_isas_built(void);
 int ncpu_isa_supported(const char *name); /* 1 built and usable on this CPU and OS, 0 built only, -1 unknown */
-const char *ncpu_isa(void);               /* the one in use */
+const char *ncpu_isa(void);               /* the one in use: the best, until ncpu_use_isa is called */
 ncpu_status ncpu_use_isa(const char *name); /* NULL: the best; ARGUMENT: unknown; UNSUPPORTED: not on this CPU */
 
-/* How work is spread: body(context, task) for every task in [0, tasks), on at most `threads` threads.
- * Without a registered layer everything runs on the calling thread. */
+/* How work is spread: parallel_for calls body(context, task) once for every task in [0, tasks), in any order, on at
+ * most `threads` threads with the caller among them, and returns when all are done.  It is called by one operation at
+ * a time, never from a body.  Without a registered layer everything runs on the calling thread. */
 typedef void (*ncpu_body)(void *context, ptrdiff_t task);
 typedef struct {
     const char *name;
@@ -157,11 +180,12 @@ typedef struct {
 } ncpu_threading;
 void ncpu_set_threading(const ncpu_threading *layer); /* NULL: serial; the struct must stay alive */
 const char *ncpu_threading_name(void);
-void ncpu_set_num_threads(int threads); /* 0: as many as the runtime gives */
-int ncpu_get_num_threads(void);
-double ncpu_region_cost(int threads); /* seconds: measured at the first call, then cached */
+void ncpu_set_num_threads(int threads); /* 0: NORMCPU_NUM_THREADS as it was at the first call, or else the runtime's */
+int ncpu_get_num_threads(void);         /* how many an operation uses at most; fewer where more would not pay */
+double ncpu_region_cost(int threads);   /* seconds of an empty region; measured, then cached for a second at least */
 
-/* Called on the calling thread about every 50 ms during long operations; nonzero stops them. */
+/* Called on the thread of the operation's caller about every 50 ms while it lasts; nonzero stops the operation, which
+ * returns INTERRUPTED.  NULL: none. */
 void ncpu_set_interrupt_check(int (*check)(void));
 
 #ifdef __cplusplus

@@ -2,7 +2,9 @@
 """Normalization layers of neural networks on CPUs: exact, repeatable, at the speed of memory."""
 
 from ._machine import Config, get_num_threads, set_num_threads, show_config
+from ._module import IncompatibleKeys
 from ._types import BatchNormGradients, BatchNormResult, MeanVar
+from .conventions import CONVENTIONS, Convention, ConvertedState, convert_state
 from .frozen import FrozenBatchNorm
 from .functional import batch_norm, batch_norm_backward, scale_shift
 from .layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
@@ -11,17 +13,22 @@ from .statistics import Moments, moments
 __version__ = "0.1.0"
 
 __all__ = [
+    "CONVENTIONS",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
     "BatchNormGradients",
     "BatchNormResult",
     "Config",
+    "Convention",
+    "ConvertedState",
     "FrozenBatchNorm",
+    "IncompatibleKeys",
     "MeanVar",
     "Moments",
     "batch_norm",
     "batch_norm_backward",
+    "convert_state",
     "get_num_threads",
     "moments",
     "scale_shift",

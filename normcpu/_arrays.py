@@ -79,13 +79,10 @@ def as_image(x: Array, channel_axis: Any, least: int) -> int:
 
 
 def as_axis(name: str, value: Any, x: Array) -> int:
-    if type(value) is not int:
-        if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-        value = operator.index(value)
-    if not -x.ndim <= value < x.ndim:
+    axis = as_int(name, value)
+    if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"{name} must be an axis of x, which has shape {x.shape}, got {value}")
-    return int(value) % x.ndim
+    return axis % x.ndim
 
 
 def as_like(name: str, value: Any, x: Array, required: bool = False) -> Array | None:
@@ -105,7 +102,10 @@ def as_parameter(name: str, value: Any, channels: int, real: np.dtype[Any], requ
     if (value is None and not required) or _core.is_parameter(value, real is FLOAT64, channels):
         return cast(Array | None, value)
     if isinstance(value, list | tuple):
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise ValueError(f"{name} must be numbers, one value per channel, got {value!r}") from None
         if array.dtype.kind not in "iuf":
             raise TypeError(f"{name} must be real numbers, got a {type(value).__name__} of {array.dtype}")
     else:
@@ -166,6 +166,18 @@ def output_for(
     return array
 
 
+def as_mask(value: Any, x: Array, axis: int) -> Bits:
+    """The bits of a forward pass, side by side as C reads them."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"mask must be a numpy.ndarray, got {type(value).__name__}")
+    refuse_special("mask", value)
+    if value.shape != mask_shape(x, axis):
+        raise ValueError(f"mask must have shape {mask_shape(x, axis)}, got {value.shape}")
+    if value.dtype != np.uint8:
+        raise TypeError(f"mask must be uint8, got {value.dtype}")
+    return np.ascontiguousarray(value)
+
+
 def mask_shape(x: Array, axis: int) -> tuple[int, ...]:
     """One bit per element, each row of the view padded to whole bytes: see ncpu_epilogue.mask."""
     n, c, s = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
@@ -215,6 +227,15 @@ def share_memory(a: Array | None, b: Array | None) -> bool:
 
 
 # ---- Numbers and names -----------------------------------------------------------------------------------
+
+
+def as_int(name: str, value: Any) -> int:
+    try:
+        if not isinstance(value, bool | np.bool_):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name} must be an int, got {type(value).__name__}")
 
 
 def as_number(name: str, value: Any, least: float = -math.inf) -> float:

@@ -19,6 +19,7 @@ def batch_norm_plain(
     bias: object,
     eps: object,
     channel_axis: object,
+    out: object,
     /,
 ) -> _Array | None: ...
 def batch_norm(

@@ -8,7 +8,7 @@ import os
 cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_Occurred
-from cpython.long cimport PyLong_CheckExact
+from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.math cimport isfinite
@@ -74,24 +74,33 @@ def is_channels_last(cnp.ndarray x not None, int channel_axis):
 
 
 @cython.binding(False)
-def batch_norm_plain(x, running_mean, running_var, weight, bias, eps, channel_axis):
-    """y, or None where an argument is not of the plainest kind: a C-contiguous array of f32 (f64) with parameters
-    of f32 (f64), all exactly numpy.ndarray, eps exactly a float and channel_axis exactly an int."""
+def batch_norm_plain(x, running_mean, running_var, weight, bias, eps, channel_axis, out):
+    """y, or None where an argument is not of the plainest kind: C-contiguous x and out of f32 (f64) with parameters
+    of f32 (f64), all exactly numpy.ndarray, eps exactly a float and channel_axis exactly an int.  An out that may
+    be wrong (only x itself shares memory with it) is not plain either: as_output knows what to say of it."""
     if not (cnp.PyArray_CheckExact(x) and PyFloat_CheckExact(eps) and PyLong_CheckExact(channel_axis)):
         return None
     cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>x), ndim = cnp.PyArray_NDIM(<cnp.ndarray>x)
     cdef double epsilon = eps
-    cdef Py_ssize_t axis = channel_axis
+    cdef int overflow = 0
+    cdef long axis = PyLong_AsLongAndOverflow(channel_axis, &overflow)
     axis += ndim if axis < 0 else 0
     if not ((number == cnp.NPY_FLOAT or number == cnp.NPY_DOUBLE) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)
-            and 2 <= ndim <= NCPU_MAX_NDIM and 0 <= axis < ndim and epsilon >= 0 and isfinite(epsilon)):
+            and 2 <= ndim <= NCPU_MAX_NDIM and 0 <= axis < ndim and not overflow and epsilon >= 0 and isfinite(epsilon)):
         return None
     cdef cnp.npy_intp c = cnp.PyArray_DIMS(<cnp.ndarray>x)[axis]
     if not (is_vector(running_mean, number, c) and is_vector(running_var, number, c)
             and (weight is None or is_vector(weight, number, c)) and (bias is None or is_vector(bias, number, c))):
         return None
+    if out is not None and not (
+            cnp.PyArray_CheckExact(out) and cnp.PyArray_ISCARRAY(<cnp.ndarray>out)
+            and cnp.PyArray_TYPE(<cnp.ndarray>out) == number and cnp.PyArray_SAMESHAPE(<cnp.ndarray>out, <cnp.ndarray>x)
+            and (cnp.PyArray_DATA(<cnp.ndarray>out) == cnp.PyArray_DATA(<cnp.ndarray>x) or not bounds_meet(out, x))
+            and not (bounds_meet(out, running_mean) or bounds_meet(out, running_var)
+                     or bounds_meet(out, weight) or bounds_meet(out, bias))):
+        return None
 
-    cdef cnp.ndarray y = cnp.PyArray_SimpleNew(ndim, cnp.PyArray_DIMS(<cnp.ndarray>x), number)
+    cdef cnp.ndarray y = out if out is not None else cnp.PyArray_SimpleNew(ndim, cnp.PyArray_DIMS(<cnp.ndarray>x), number)
     cdef ncpu_array source, target
     cdef ncpu_status status
     cdef void *mean = cnp.PyArray_DATA(<cnp.ndarray>running_mean)

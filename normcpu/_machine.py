@@ -30,8 +30,9 @@ def set_num_threads(threads: int) -> None:
     if isinstance(threads, bool) or not hasattr(threads, "__index__"):
         raise TypeError(f"threads must be an int, got {type(threads).__name__}")
     number = operator.index(threads)
-    if not 0 <= number < 2**31:
+    if number < 0:
         raise ValueError(f"threads must be at least 0, got {number}")
+    number = min(number, 2**31 - 1)
     _core.set_num_threads(number)
 
 

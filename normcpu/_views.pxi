@@ -87,7 +87,7 @@ cdef int bounds(cnp.ndarray array, char **low, char **high) except -1:
     return 0
 
 
-def bounds_meet(a, b):
+cpdef bint bounds_meet(a, b) except -1:
     """Whether two arrays lie in overlapping stretches of memory; None lies nowhere."""
     cdef char *a_low
     cdef char *a_high

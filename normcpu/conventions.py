@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from ._arrays import as_int, as_number
 from ._state import StateSource, read_state
 from ._types import Array
 
@@ -134,7 +135,7 @@ def get_convention(name: str | Convention) -> Convention:
     """The convention of this name.  Raises ValueError with the names there are."""
     if isinstance(name, Convention):
         return name
-    if name not in CONVENTIONS:
+    if not isinstance(name, str) or name not in CONVENTIONS:
         raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {name!r}")
     return CONVENTIONS[name]
 
@@ -172,6 +173,11 @@ def convert_state(
 
     Errors: ValueError for a name that the source does not know (nothing is guessed), an array that is not
     (c,), a count below 2, a count where standard deviations were averaged.
+
+    >>> keras = {"gamma": [2.0], "beta": [0.5], "moving_mean": [1.0], "moving_variance": [4.0]}
+    >>> state, eps = convert_state(keras, "keras")
+    >>> eps, sorted(state)
+    (0.001, ['bias', 'running_mean', 'running_var', 'weight'])
     """
     old, new = get_convention(source), get_convention(target)
     found, unexpected = read_parameters(state, old, prefix)
@@ -181,7 +187,8 @@ def convert_state(
     for name, array in found.items():
         if array.ndim != 1 and name != "num_batches_tracked":
             raise ValueError(f"{old.keys(prefix)[name]} must have shape (c,), got {array.shape}")
-    eps = old.eps if eps is None else eps
+    eps = old.eps if eps is None else as_number("eps", eps, 0.0)
+    count = None if count is None else as_int("count", count)
     new_eps = eps if old.holds_std == new.holds_std else new.eps if new.holds_std else 0.0
     if "running_var" in found:
         stored = found["running_var"]

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from ._arrays import as_int, as_number
 from ._state import StateSource, as_entry, fit
 from ._types import Activation, Array, Readable
 from .conventions import Convention, convert_state, get_convention
@@ -57,8 +57,8 @@ class FrozenBatchNorm:
         self.running_mean = parameter("running_mean", mean)
         self.running_var = parameter("running_var", running_var)
         self.num_features = mean.shape[0]
-        self.eps = float(eps)
-        self.channel_axis = operator.index(channel_axis)
+        self.eps = as_number("eps", eps, 0.0)
+        self.channel_axis = as_int("channel_axis", channel_axis)
         self.activation = activation
         self.negative_slope = float(negative_slope)
 

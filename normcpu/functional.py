@@ -34,12 +34,11 @@ from ._arrays import (
     as_choice,
     as_image,
     as_like,
+    as_mask,
     as_number,
-    as_output,
     as_parameter,
     as_running,
     check_apart,
-    mask_shape,
     new_mask,
     output_for,
     real_of,
@@ -118,10 +117,10 @@ def batch_norm(
            [ 1.,  1.]], dtype=float32)
     """
     if (
-        not training and activation is None and residual is None and out is None and not return_stats
-        and not return_mask and nonfinite == "propagate" and single_value == "raise"
+        not training and activation is None and residual is None and not return_stats and not return_mask
+        and nonfinite == "propagate" and single_value == "raise"
     ):  # fmt: skip
-        plain = _core.batch_norm_plain(x, running_mean, running_var, weight, bias, eps, channel_axis)
+        plain = _core.batch_norm_plain(x, running_mean, running_var, weight, bias, eps, channel_axis, out)
         if plain is not None:
             return plain
     array = as_array("x", x)
@@ -218,7 +217,7 @@ def batch_norm_backward(
     if relu and (output is None) == (mask is None):
         raise ValueError(f"activation='relu' needs y or mask, got {'neither' if mask is None else 'both'}")
     if mask is not None:
-        mask = as_output("mask", mask, mask_shape(array, axis), np.dtype(np.uint8))
+        mask = as_mask(mask, array, axis)
     inputs = {"x": array, "y": output, "mask": mask, "mean": center, "var": spread, "weight": gamma}
     dx = output_for(out, "dy", gradient, array.dtype, {}, inputs)
     dresidual = np.empty_like(gradient, subok=False) if residual else None

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from ._arrays import as_int, as_number
 from ._module import BatchNormModule
 from ._types import Activation, Array, NonFinite, Readable, SingleValue
 from .conventions import Convention, get_convention
@@ -80,14 +80,14 @@ class _BatchNorm(BatchNormModule):
         biased: bool = False,
     ) -> None:
         super().__init__()
-        c = self.num_features = operator.index(num_features)
-        self.eps = float(eps)
-        self.momentum = momentum if momentum is None else float(momentum)
+        c = self.num_features = as_int("num_features", num_features)
+        self.eps = as_number("eps", eps, 0.0)
+        self.momentum = momentum if momentum is None else as_number("momentum", momentum)
         self.affine = affine
         self.track_running_stats = track_running_stats
-        self.channel_axis = operator.index(channel_axis)
+        self.channel_axis = as_int("channel_axis", channel_axis)
         self.activation = activation
-        self.negative_slope = float(negative_slope)
+        self.negative_slope = as_number("negative_slope", negative_slope)
         self.nonfinite = nonfinite
         self.single_value = single_value
         self.biased = biased

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 
 from . import _core
-from ._arrays import FLOAT64, as_array, as_axis, as_image, as_number, as_output, check_apart
+from ._arrays import FLOAT64, as_array, as_axis, as_image, as_int, as_number, as_output, check_apart
 from ._types import Array, Float64s, MeanVar, Readable
 
 STATE = ("mean", "mean_tail", "m2", "m2_tail")  # of ncpu_moments_state, in its order
@@ -81,9 +80,7 @@ class Moments:
     __slots__ = ("_count", "_state", "channel_axis")
 
     def __init__(self, channel_axis: int = 1) -> None:
-        if isinstance(channel_axis, bool) or not hasattr(channel_axis, "__index__"):
-            raise TypeError(f"channel_axis must be an int, got {type(channel_axis).__name__}")
-        self.channel_axis = operator.index(channel_axis)
+        self.channel_axis = as_int("channel_axis", channel_axis)
         self._count = 0
         self._state = _new_state(0)  # of STATE; has its channels from the first update on
 
@@ -164,7 +161,7 @@ class Moments:
         if missing:
             raise ValueError(f"state must have count, mean and m2, got none of: {', '.join(missing)}")
         result = cls(int(state.get("channel_axis", 1)))
-        result._count = int(state["count"])
+        result._count = as_int("count", state["count"])
         mean = np.array(state["mean"], np.float64)
         result._state = tuple(np.array(state.get(name, np.zeros_like(mean)), np.float64) for name in STATE)
         if result._count < 0 or any(array.ndim != 1 or array.shape != mean.shape for array in result._state):

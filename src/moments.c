@@ -11,10 +11,10 @@ void ncpu_moments_merge(size_t c, int64_t into_count, const ncpu_moments_state *
     ncpu_kernels_in_use()->merge(c, (double)into_count, into, (double)count, part);
 }
 
-/* The array with its kept axes merged as far as possible: `kept` lists what remains of them, outermost first. */
+/* The array with its kept axes merged as far as possible: `kept` of them remain.  Room for one axis more. */
 typedef struct {
-    ptrdiff_t shape[NCPU_MAX_NDIM], strides[NCPU_MAX_NDIM];
-    uint8_t reduce[NCPU_MAX_NDIM];
+    ptrdiff_t shape[NCPU_MAX_NDIM + 1], strides[NCPU_MAX_NDIM + 1];
+    uint8_t reduce[NCPU_MAX_NDIM + 1];
     int ndim, kept;
 } merged_axes;
 
@@ -78,7 +78,7 @@ ncpu_status ncpu_moments(const ncpu_array *x, const uint8_t *reduce, const ncpu_
     ncpu_team_begin(&team, (double)count * (double)kept * (double)ncpu_dtype_size(x->dtype));
     ncpu_status status = NCPU_OK;
     for (size_t outer = 0; outer < kept / channels && !status; outer++) {
-        ptrdiff_t shape[NCPU_MAX_NDIM], strides[NCPU_MAX_NDIM];
+        ptrdiff_t shape[NCPU_MAX_NDIM + 1], strides[NCPU_MAX_NDIM + 1];
         char *data = x->data;
         size_t index = outer;
         int ndim = 0, channel_axis = 0;

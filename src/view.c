@@ -27,7 +27,7 @@ static size_t product(const ptrdiff_t *shape, int from, int to)
 
 ncpu_status ncpu_view_of(const ncpu_array *x, int channel_axis, ncpu_view *view)
 {
-    if (x->ndim < 1 || x->ndim > NCPU_MAX_NDIM) return NCPU_ERROR_ARGUMENT;
+    if (x->ndim < 1 || x->ndim > NCPU_MAX_NDIM + 1) return NCPU_ERROR_ARGUMENT; /* + 1: ncpu_moments of one channel */
     if (channel_axis < -x->ndim || channel_axis >= x->ndim) return NCPU_ERROR_ARGUMENT;
     const int axis = channel_axis < 0 ? channel_axis + x->ndim : channel_axis;
     ptrdiff_t least = PTRDIFF_MAX; /* the smallest step within a channel */
@@ -65,7 +65,7 @@ static void add_dim(ncpu_operand *o, ptrdiff_t extent, ptrdiff_t stride, int fir
 
 ncpu_status ncpu_operand_of(const ncpu_array *a, const ncpu_array *x, const ncpu_view *view, ncpu_operand *o)
 {
-    if (a->ndim != x->ndim) return NCPU_ERROR_ARGUMENT;
+    if (a->ndim != x->ndim || !ncpu_dtype_size(a->dtype)) return NCPU_ERROR_ARGUMENT;
     for (int i = 0; i < x->ndim; i++)
         if (a->shape[i] != x->shape[i]) return NCPU_ERROR_ARGUMENT;
     o->data = a->data;

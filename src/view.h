@@ -25,7 +25,7 @@ typedef struct {
     ptrdiff_t c_stride;  /* in bytes, as all others here */
     int dims;            /* of n, then of s, collapsed where strides allow */
     int n_dims;
-    ptrdiff_t shape[NCPU_MAX_NDIM], strides[NCPU_MAX_NDIM];
+    ptrdiff_t shape[NCPU_MAX_NDIM], strides[NCPU_MAX_NDIM]; /* of all axes but the channels' */
     int direct;
     ptrdiff_t channel_step, row_step; /* direct: strides in elements, from channel to channel and row to row */
 } ncpu_operand;
@@ -45,7 +45,7 @@ typedef struct {
 size_t ncpu_dtype_size(ncpu_dtype dtype);
 
 ncpu_status ncpu_view_of(const ncpu_array *x, int channel_axis, ncpu_view *view);
-/* ERROR_ARGUMENT where a's shape is not x's.  contiguous: rows of cols that do not touch are not direct. */
+/* ERROR_ARGUMENT where a's shape is not x's. */
 ncpu_status ncpu_operand_of(const ncpu_array *a, const ncpu_array *x, const ncpu_view *view, ncpu_operand *operand);
 
 /* buffer: room for the box's elements, used where the operand is not direct. */

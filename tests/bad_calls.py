@@ -84,6 +84,8 @@ PARAMETERS = [
     ("batch_norm(x, mean[:2], var)", ValueError, "running_mean must have shape (3,), one value per channel, got (2,)"),
     ("batch_norm(x, mean, var[:, None])", ValueError,
      "running_var must have shape (3,), one value per channel, got (3, 1)"),
+    ("batch_norm(x, mean, var, [1, [2], 3])", ValueError,
+     "weight must be numbers, one value per channel, got [1, [2], 3]"),
     ("batch_norm(x, mean, var, np.ones(4))", ValueError,
      "weight must have shape (3,), one value per channel, got (4,)"),
     ("batch_norm(x, mean, var, w, np.ones((1, 3, 1)))", ValueError,
@@ -155,6 +157,15 @@ NUMBERS = [
     ("moments(x, 1, channel_axis=1)", ValueError, "axis must be None where channel_axis is given, got 1"),
     ("moments(x, ddof='1')", TypeError, "ddof must be a number, got str"),
     ("set_num_threads(-1)", ValueError, "threads must be at least 0, got -1"),
+    ("batch_norm(x, mean, var, channel_axis=10**30)", ValueError,
+     f"channel_axis must be an axis of x, which has shape (2, 3, 4), got {10**30}"),
+    ("convert_state({}, ['keras'])", ValueError,
+     "convention must be one of pytorch, keras, keras_fused, keras_std, flax, flax_nnx, onnx, textbook, got ['keras']"),
+    ("convert_state({'gamma': w}, 'keras', eps='1')", TypeError, "eps must be a number, got str"),
+    ("convert_state({'gamma': w}, 'keras', count=2.5)", TypeError, "count must be an int, got float"),
+    ("BatchNorm1d(2.0)", TypeError, "num_features must be an int, got float"),
+    ("BatchNorm1d(2, momentum='0.1')", TypeError, "momentum must be a number, got str"),
+    ("BatchNorm1d(2, eps='0.1')", TypeError, "eps must be a number, got str"),
     ("set_num_threads(1.5)", TypeError, "threads must be an int, got float"),
 ]  # fmt: skip
 
@@ -209,6 +220,7 @@ MOMENTS = [
     ("of.x.merge(x)", TypeError, "other must be a Moments, got ndarray"),
     ("of.x.merge(of.two)", ValueError, "other must have 3 channels, got 2"),
     ("Moments.from_state({'mean': m64})", ValueError, "state must have count, mean and m2, got none of: count, m2"),
+    ("Moments.from_state({'count': 1.5, 'mean': m64, 'm2': m64})", TypeError, "count must be an int, got float"),
     ("Moments.from_state({'count': 1, 'mean': m64, 'm2': m64[:2]})", ValueError,
      "state must have a count of at least 0 and arrays (c), "
      "got 1 and mean (3,), mean_tail (3,), m2 (2,), m2_tail (3,)"),

@@ -157,7 +157,7 @@ def test_reset_restores_the_first_values_in_place():
 
 ARGUMENTS = [
     ({"num_features": 0}, ValueError, "num_features must be at least 1, got 0"),
-    ({"num_features": 2.5}, TypeError, "'float' object cannot be interpreted as an integer"),
+    ({"num_features": 2.5}, TypeError, "num_features must be an int, got float"),
     ({"momentum": 1.5}, ValueError, "momentum must be None or a number from 0 to 1, got 1.5"),
     ({"dtype": np.float16}, TypeError, r"dtype must be float32 \(also for float16 data\) or float64"),
     ({"activation": "swish"}, ValueError, "activation.*swish"),

@@ -9,9 +9,12 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import bits
+import native
 import pytest
 
 import normcpu
@@ -23,6 +26,10 @@ MOST_SECONDS = 120  # of a child: far more than it needs on any machine
 def large() -> bits.Inputs:
     """16 MB: a team pays."""
     return bits.Inputs((4, 16, 65_536), bits.DTYPES["f32"])
+
+
+def every_result(inputs: bits.Inputs) -> str:
+    return bits.digest(bits.train(inputs) + bits.backward(inputs) + tuple(normcpu.moments(inputs.x)))
 
 
 def child(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -45,15 +52,43 @@ def output(code: str, **environment: str) -> str:
 
 
 def test_eight_python_threads_at_once() -> None:
+    """Each with data of its own: whoever has the team, no result is another's."""
     _core.set_num_threads(2)
-    inputs = large()
-    want = bits.digest(bits.train(inputs))
+    inputs = [bits.Inputs((4, 16, 16_384), bits.DTYPES["f32"], seed=seed) for seed in range(8)]  # 4 MB: a team pays
+    want = [every_result(i) for i in inputs]
+    together = threading.Barrier(8, timeout=MOST_SECONDS)
 
-    def work(_: int) -> str:
-        return bits.digest(bits.train(inputs))
+    def work(i: bits.Inputs) -> list[str]:
+        together.wait()
+        return [every_result(i) for _ in range(5)]
 
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(work, range(24))) == {want}
+        assert list(pool.map(work, inputs)) == [[each] * 5 for each in want]
+
+
+# Run with tests/c/nested.c: every thread of a region of OpenMP's calls at once.
+NESTED = f"""
+    import ctypes, os, sys; sys.path.insert(0, {os.path.dirname(bits.__file__)!r})
+    import bits, normcpu
+    normcpu.set_num_threads(2)
+    inputs = [bits.Inputs((2, 4, 65_536), bits.DTYPES["f32"], seed=seed) for seed in range(4)]
+    result = lambda i: bits.digest(bits.train(i) + bits.backward(i))
+    want, got = [result(i) for i in inputs], dict()
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def call(thread):
+        got[thread] = [result(inputs[thread]) for _ in range(3)]
+    nested = ctypes.CDLL(os.environ["NESTED"])
+    for levels in (1, 2):
+        got.clear()
+        assert nested.call_in_region(4, levels, call) == 4
+        assert got == dict((i, [want[i]] * 3) for i in range(4)), levels
+        assert result(inputs[0]) == want[0]
+    print("same")
+"""
+
+
+def test_nested_in_a_region_of_openmp(tmp_path: Path) -> None:
+    assert output(NESTED, NESTED=str(native.compiled("nested", tmp_path, "-fopenmp"))) == "same"
 
 
 def test_the_number_of_threads() -> None:

@@ -167,14 +167,14 @@ enum { OPERATIONS = sizeof operations / sizeof *operations,
        PROBLEMS = sizeof problems / sizeof *problems };
 
 /* Runs from the same state of everything. */
-static ncpu_status run(size_t operation, const call *c)
+static inline ncpu_status run(size_t operation, const call *c)
 {
     memset(&made, 0, sizeof made);
     prepare(c->dtype);
     return operations[operation].run(c);
 }
 
-static void print_case(size_t operation, const problem *p, ncpu_dtype dtype)
+static inline void print_case(size_t operation, const problem *p, ncpu_dtype dtype)
 {
     printf("%s, dtype %d, (%td, %td, %td) on axis %d%s: ", operations[operation].name, (int)dtype, p->shape[0],
            p->shape[1], p->shape[2], p->axis, p->backwards ? " backwards" : "");

@@ -3,10 +3,11 @@
 
     python tests/c/run.py --cc clang --flags "-fsanitize=address,undefined"
     python tests/c/run.py --cc aarch64-linux-gnu-gcc --flags=-static --arch aarch64 --run qemu-aarch64-static
+    python tests/c/run.py --cc clang --flags=-fsanitize=thread --arch none --only test_team
 
 A test of the vocabulary, which says NCPU_OPS, is built once per instruction set and linked with the scalar.h that
 defines it; every other test is linked with the library.  Sources, instruction sets and flags are setup.py's, whose
-NORMCPU_TARGET_ARCH --arch sets.
+NORMCPU_TARGET_ARCH --arch sets: of a machine that no set names, "none", the library has scalar.h alone.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def main() -> int:
         return linked(source.stem, compiled(source, source.stem), *(job.result() for job in objects))
 
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        sources = sorted(HERE.glob("test_*.c"))
+        sources = [path for path in sorted(HERE.glob("test_*.c")) if not options.only or path.stem in options.only]
         per_set = [source for source in sources if "NCPU_OPS" in source.read_text()]
         others = [source for source in sources if source not in per_set]
         objects = [pool.submit(compiled, path, Path(path).stem, *own) for path, own in library.items()]
@@ -66,7 +67,7 @@ def main() -> int:
         definitions = [pool.submit(compiled, source, f"{source.stem}-definition", *scalar) for source in per_set]
         tests = [pool.submit(vocabulary, *test, isa) for test in zip(per_set, definitions, strict=True) for isa in sets]
         tests += [pool.submit(operation, source) for source in others]
-        results = Counter(outcome(shlex.split(options.run), job.result()) for job in tests)
+        results = Counter(outcome(shlex.split(options.run), job.result(), options.stride) for job in tests)
     counts = ", ".join(f"{results[word]} {word}" for word in ("passed", "failed", "skipped"))
     print(f"C tests, {shlex.join([options.cc, options.flags])}: {counts}")
     return 1 if results["failed"] else 0
@@ -78,6 +79,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--flags", default="", help="more flags for the compiler")
     parser.add_argument("--arch", help="the machine to build for, where it is not this one")
     parser.add_argument("--run", default="", help="what runs the programs, where this machine does not")
+    parser.add_argument("--only", nargs="+", metavar="TEST", help="test_team and the like; all, if not given")
+    parser.add_argument("--stride", default="", help="test_math tries one float of so many: more, where it is slow")
     return parser.parse_args()
 
 
@@ -87,8 +90,8 @@ def run(command: list[str]) -> None:
         sys.exit(f"{shlex.join(command)}\n{done.stdout}")
 
 
-def outcome(emulator: list[str], test: Path) -> str:
-    status = subprocess.run([*emulator, str(test)]).returncode
+def outcome(emulator: list[str], test: Path, stride: str) -> str:
+    status = subprocess.run([*emulator, str(test), *([stride] if stride else [])]).returncode
     if status == -signal.SIGILL:
         print(f"{test.name}: skipped, not an instruction set of this CPU")
         return "skipped"

@@ -3,7 +3,7 @@
  * Operations give the same bits on any number of threads, and when several threads call at once.  The threads are
  * plain ones that take tasks as they come, so that ThreadSanitizer sees every one of them:
  *
- *     python tests/c/run.py --cc clang --flags "-fsanitize=thread -g -O1"
+ *     python tests/c/run.py --cc clang --flags "-fsanitize=thread -g1 -O1" --arch none --only test_team
  */
 #include <pthread.h>
 #include <stdatomic.h>
