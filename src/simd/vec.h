@@ -58,6 +58,13 @@ enum { VF_LANES = 16, VD_LANES = 8 };
 #define NCPU_COMPACT 0
 #endif
 
+/* Parts of loops whose arguments are constants; one copy of each where size matters more than speed. */
+#if NCPU_COMPACT
+#define NCPU_INLINE __attribute__((noinline, unused))
+#else
+#define NCPU_INLINE inline __attribute__((always_inline))
+#endif
+
 /* Two stores, but where an instruction set rounds bf16 faster in pairs. */
 #define NCPU_PAIR(P, V, N, SUFFIX, T)                                                                    \
     static inline void P##_store2_##SUFFIX(T *p, V a, V b)                                               \
