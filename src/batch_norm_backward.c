@@ -239,7 +239,7 @@ static void apply_part(const gradient *g, const ncpu_box *box, const tiles *t, s
     args.g.y = moved(t->y.data, cols ? n : n * t->y.channel_stride, size);
     if (t->mask) args.g.mask = t->mask + (cols ? 0 : n * g->mask_channel); /* cols with a mask: all of the box */
     if (cols) {
-        if (args.stream && flat(g, box, &args)) args.flat = box->rows * width, args.len = width * g->m.widened;
+        if (args.stream && flat(g, box, &args)) args.flat = box->rows * width, args.len = width * ncpu_rows_beside(width);
         set->grad_apply_cols(&args);
         return;
     }
@@ -379,7 +379,7 @@ static ncpu_status run(gradient *g)
         settle(g, 0, c);
         void *const reals[] = {g->center, g->slope, g->curve, g->offset};
         for (size_t i = 0; i < 4 && g->view->cols; i++)
-            ncpu_repeat(reals[i], real_size(g->dtype), c, c * (g->m.widened - 1) + NCPU_WRAP);
+            ncpu_repeat(reals[i], real_size(g->dtype), c, c * (ncpu_rows_beside(c) - 1) + NCPU_WRAP);
         g->tasks = threads;
         if (!ncpu_team_stopped(g->team) && (g->has_dx || g->has_dresidual))
             ncpu_team_run(g->team, (ptrdiff_t)g->tasks, apply_task, g);
@@ -433,7 +433,7 @@ ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, 
     g.mask_row = view.cols ? g.mask_channel : g.mask_channel * (ptrdiff_t)view.c;
     g.stream = g.has_dx && g.dx.direct && dx->data != dy->data && dx->data != x->data && bytes >= (double)ncpu_beyond_cache();
 
-    const size_t padded = ncpu_padded(view.c), repeated = ncpu_padded(view.c * g.m.widened + NCPU_WRAP);
+    const size_t padded = ncpu_padded(view.c), repeated = ncpu_padded(view.c * ncpu_rows_beside(view.c) + NCPU_WRAP);
     ncpu_arena arena = {NULL, 0};
     arena.base = ncpu_allocate(padded * (4 * sizeof(double) + 1) + repeated * 4 * real_size(x->dtype) + 64);
     if (!arena.base) {

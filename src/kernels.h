@@ -12,9 +12,26 @@
 #ifndef NCPU_KERNELS_H
 #define NCPU_KERNELS_H
 
+#include <string.h>
+
 #include "normcpu.h"
 
 enum { NCPU_PAD = 16, NCPU_WRAP = 64 };
+/* Where the sums of a block start from: a float, of 12 bits where the data has no more, so that differences of 16-bit data
+ * from it are exact; a double for f64. */
+static inline double ncpu_start(double x, size_t size)
+{
+    if (size == 8) return x;
+    float start = (float)x;
+    if (size == 2) {
+        uint32_t bits;
+        memcpy(&bits, &start, sizeof bits);
+        bits &= 0xfffff000;
+        memcpy(&start, &bits, sizeof bits);
+    }
+    return start;
+}
+
 enum { NCPU_BLOCK = 4096 }; /* elements of one channel that are summed before they meet the others in double */
 
 /* x (channels, rows, len), or for cols x (rows, len) with channels == 1. */
@@ -74,8 +91,8 @@ typedef struct {
 } ncpu_grad_coefficients;
 
 typedef struct {
-    /* k[j] = mean of up to four vectors spread over channel j (runs) or of up to 16 rows (cols), rounded to
-     * real: where the sums of a block start from. */
+    /* k[j] = mean of up to four vectors spread over channel j (runs) or of up to 32 rows (cols), as
+     * ncpu_start has it. */
     void (*guess_runs)(const ncpu_measure_args *, double *k);
     void (*guess_cols)(const ncpu_measure_args *, double *k);
     /* s1[j] = sum(x - k[j]), s2[j] = sum((x - k[j])^2); k[j] is a real.  At most NCPU_BLOCK elements a channel. */
@@ -103,9 +120,9 @@ typedef struct {
     ncpu_kernel_set wide[NCPU_BF16 + 1]; /* the same data computed in double */
     void (*apply_runs_u8)(const ncpu_apply_args *), (*apply_cols_u8)(const ncpu_apply_args *); /* y is f32 */
     void (*apply_runs_i8)(const ncpu_apply_args *), (*apply_cols_i8)(const ncpu_apply_args *);
-    /* out: mean = k + s1/count, m2 = s2 - s1^2/count.  rejected[j]: k was further than a standard deviation from
-     * the mean, or s2 left [tiny * count, inf): measure again.  Returns whether any is. */
-    int (*finish)(size_t c, double count, double tiny, const double *k, const double *s1, const double *s2,
+    /* out: mean = k + s1/count, m2 = s2 - s1^2/count.  rejected[j]: k was further than sigma / sqrt(near) from the
+     * mean, or s2 left [tiny * count, inf): measure again.  Returns whether any is. */
+    int (*finish)(size_t c, double count, double tiny, double near, const double *k, const double *s1, const double *s2,
                   const ncpu_moments_state *out, uint8_t *rejected);
     void (*merge)(size_t c, double into_count, const ncpu_moments_state *into, double count,
                   const ncpu_moments_state *part);

@@ -23,7 +23,7 @@ void ncpu_plan_measurement(ncpu_measurement *m, const ncpu_kernels *kernels, con
     if (view->cols) {
         m->rows = dtype == NCPU_F64 ? COLS_ROWS_F64 : COLS_ROWS, m->len = view->c;
         m->blocks = divide_up(view->n, m->rows);
-        m->widened = ncpu_rows_beside(view->c);
+        m->widened = dtype == NCPU_F64 ? 1 : ncpu_rows_beside(view->c); /* folding doubles would round them again */
     } else if (view->s > NCPU_BLOCK) {
         m->rows = 1, m->len = NCPU_BLOCK;
         m->blocks = view->n * divide_up(view->s, NCPU_BLOCK);
@@ -96,7 +96,7 @@ size_t ncpu_measure_scratch(const ncpu_measurement *m)
     return lay_out(m, NULL, &w);
 }
 
-static double to_real(const ncpu_measurement *m, double x) { return m->dtype == NCPU_F64 ? x : (double)(float)x; }
+static double start(const ncpu_measurement *m, double x) { return ncpu_start(x, m->x->size); }
 
 /* Sums of cols with `widened` rows side by side: as if the array had widened * c columns. */
 static void measure_beside(const ncpu_measurement *m, const ncpu_kernel_set *set, ncpu_measure_args args, workspace *w)
@@ -130,6 +130,10 @@ static void measure_set(const ncpu_measurement *m, const ncpu_kernel_set *set, c
  * made of multiples of 2^-24, whose squares do not come near. */
 static double tiny(ncpu_dtype dtype) { return dtype == NCPU_F32 || dtype == NCPU_BF16 ? 0x1p-100 : 0; }
 
+/* s2 and s1^2/count cancel, to half of s2 where k is a standard deviation from the mean, and what s2 has lost then counts
+ * twice: sums of doubles, with nothing to spare, must start nearer. */
+static double near(ncpu_dtype dtype) { return dtype == NCPU_F64 ? 4 : 2; }
+
 /* Measures a rejected channel (runs) or 16 columns (cols) again: from the mean that the first sums gave, then, where
  * float cannot hold the squares, in double from its own guess and again from that pass's mean. */
 static void measure_again(const ncpu_measurement *m, ncpu_measure_args args, double count, size_t j, size_t width,
@@ -148,11 +152,11 @@ static void measure_again(const ncpu_measurement *m, ncpu_measure_args args, dou
         if (pass == 1) (m->view->cols ? wide->guess_cols : wide->guess_runs)(&args, k);
         else
             for (size_t i = 0; i < width; i++) {
-                const double mean = pass ? part.mean[i] : to_real(m, out.mean[i]);
+                const double mean = pass ? part.mean[i] : start(m, out.mean[i]);
                 k[i] = isfinite(mean) ? mean : pass ? k[i] : w->k[j + i];
             }
         measure_set(m, pass ? wide : set, &args, k, s1, s2);
-        m->kernels->finish(width, count, 0, k, s1, s2, &part, ignored);
+        m->kernels->finish(width, count, 0, 1, k, s1, s2, &part, ignored);
         int unsettled = 0;
         for (size_t i = 0; i < width; i++) {
             if (!pending[i]) continue;
@@ -162,7 +166,7 @@ static void measure_again(const ncpu_measurement *m, ncpu_measure_args args, dou
             }
             out.mean[i] = part.mean[i], out.mean_tail[i] = part.mean_tail[i];
             out.m2[i] = part.m2[i], out.m2_tail[i] = part.m2_tail[i];
-            w->k[j + i] = to_real(m, part.mean[i]);
+            w->k[j + i] = start(m, part.mean[i]);
             if (pass == 0) pending[i] = 0;
         }
         if (pass == 0 && !unsettled) return;
@@ -187,14 +191,14 @@ static void measure_block(const ncpu_measurement *m, const ncpu_box *box, int fi
     if (beside) measure_beside(m, set, args, w);
     else measure_set(m, set, &args, w->k, w->s1, w->s2);
     const size_t step = m->view->cols ? NCPU_PAD : 1;
-    if (m->kernels->finish(channels, count, tiny(m->dtype), w->k, w->s1, w->s2, &w->part, w->rejected))
+    if (m->kernels->finish(channels, count, tiny(m->dtype), near(m->dtype), w->k, w->s1, w->s2, &w->part, w->rejected))
         for (size_t j = 0; j < channels; j += step) {
             const size_t width = least(step, channels - j);
             if (memchr(w->rejected + j, 1, width)) measure_again(m, args, count, j, width, w);
         }
     if (first)
         for (size_t j = 0; j < channels; j++) {
-            const double mean = to_real(m, w->part.mean[j]);
+            const double mean = start(m, w->part.mean[j]);
             if (isfinite(mean)) w->k[j] = mean;
         }
 }

@@ -110,20 +110,23 @@ static inline __m256d ncpu_sum4(const vd x[4])
     return _mm256_add_pd(_mm256_unpacklo_pd(even, odd), _mm256_unpackhi_pd(even, odd));
 }
 static inline vd vd_sum8(const vd x[8]) { return (vd){ncpu_sum4(x), ncpu_sum4(x + 4)}; }
-static inline vd vf_sum8(const vf x[8])
+/* Quarters of a vf as doubles, then as above. */
+static inline __m256d ncpu_floats(vf x)
 {
-#define HALVES(x, y) _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31))
-#define PAIRS(x, y, how1, how2) _mm256_add_ps(_mm256_shuffle_ps(x, y, how1), _mm256_shuffle_ps(x, y, how2))
-    __m256 t[8];
-    for (int j = 0; j < 8; j++) t[j] = _mm256_add_ps(x[j].a, x[j].b);
-    const __m256 even = PAIRS(HALVES(t[0], t[4]), HALVES(t[2], t[6]), 0x44, 0xee); /* of 0 2, 4 6 */
-    const __m256 odd = PAIRS(HALVES(t[1], t[5]), HALVES(t[3], t[7]), 0x44, 0xee);
-    const __m256 sums = PAIRS(even, odd, 0x88, 0xdd); /* 0 2 1 3, 4 6 5 7 */
-    const __m256 sorted = _mm256_shuffle_ps(sums, sums, 0xd8);
-    return (vd){_mm256_cvtps_pd(_mm256_castps256_ps128(sorted)), _mm256_cvtps_pd(_mm256_extractf128_ps(sorted, 1))};
-#undef HALVES
-#undef PAIRS
+    const __m256 s = _mm256_add_ps(x.a, x.b);
+    return _mm256_cvtps_pd(_mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
 }
+static inline __m256d ncpu_eighths(vf x, vf y)
+{
+    const __m256d s = ncpu_floats(x), t = ncpu_floats(y);
+    return _mm256_add_pd(_mm256_permute2f128_pd(s, t, 0x20), _mm256_permute2f128_pd(s, t, 0x31));
+}
+static inline __m256d ncpu_float_sum4(const vf x[4])
+{
+    const __m256d even = ncpu_eighths(x[0], x[2]), odd = ncpu_eighths(x[1], x[3]);
+    return _mm256_add_pd(_mm256_unpacklo_pd(even, odd), _mm256_unpackhi_pd(even, odd));
+}
+static inline vd vf_sum8(const vf x[8]) { return (vd){ncpu_float_sum4(x), ncpu_float_sum4(x + 4)}; }
 
 /* 16-bit storage passes through one register of 16; n of them by pairs, then the odd one. */
 static inline __m256i ncpu_loadn16(const uint16_t *p, size_t n)

@@ -68,15 +68,14 @@ static inline vd vf_sum8(const vf a[8])
 {
 #define HALVES(x, y) _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee))
 #define QUARTERS(x, y) _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd))
-#define EIGHTHS(x, y, how1, how2) _mm512_add_ps(_mm512_shuffle_ps(x, y, how1), _mm512_shuffle_ps(x, y, how2))
+#define SIXTEENTHS(x, y) _mm512_add_pd(_mm512_shuffle_f64x2(x, y, 0x88), _mm512_shuffle_f64x2(x, y, 0xdd))
     const vf even = QUARTERS(HALVES(a[0], a[2]), HALVES(a[4], a[6]));
     const vf odd = QUARTERS(HALVES(a[1], a[3]), HALVES(a[5], a[7]));
-    const vf pairs = EIGHTHS(even, odd, 0x44, 0xee), sums = EIGHTHS(pairs, pairs, 0x88, 0xdd); /* 0 1 0 1, 2 3 2 3, ... */
-    const __m512d front = _mm512_permutexvar_pd(_mm512_set_epi64(0, 0, 0, 0, 6, 4, 2, 0), _mm512_castps_pd(sums));
-    return _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_castpd512_pd256(front)));
+    const vd e = SIXTEENTHS(vf_widen(even), vf_widen_hi(even)), o = SIXTEENTHS(vf_widen(odd), vf_widen_hi(odd));
+    return _mm512_add_pd(_mm512_unpacklo_pd(e, o), _mm512_unpackhi_pd(e, o));
 #undef HALVES
 #undef QUARTERS
-#undef EIGHTHS
+#undef SIXTEENTHS
 }
 
 /* Loads and stores: LOAD and STORE of the storage register, conversions FROM it and TO it. */

@@ -77,17 +77,15 @@ static inline vd vd_sum8(const vd x[8])
 {
     return (vd){ncpu_sum2(x), ncpu_sum2(x + 2), ncpu_sum2(x + 4), ncpu_sum2(x + 6)};
 }
-static inline float32x4_t ncpu_folded(vf x) { return vaddq_f32(vaddq_f32(x.a, x.c), vaddq_f32(x.b, x.d)); }
-static inline float32x4_t ncpu_halves(vf x, vf y)
+static inline float64x2_t ncpu_eighths(vf x)
 {
-    const float32x4_t p = ncpu_folded(x), q = ncpu_folded(y);
-    return vaddq_f32(vcombine_f32(vget_low_f32(p), vget_low_f32(q)), vcombine_f32(vget_high_f32(p), vget_high_f32(q)));
+    const float32x4_t q = vaddq_f32(vaddq_f32(x.a, x.c), vaddq_f32(x.b, x.d));
+    return vaddq_f64(vcvt_f64_f32(vget_low_f32(q)), vcvt_high_f64_f32(q));
 }
+static inline float64x2_t ncpu_float_sum2(const vf x[2]) { return vpaddq_f64(ncpu_eighths(x[0]), ncpu_eighths(x[1])); }
 static inline vd vf_sum8(const vf x[8])
 {
-    const float32x4_t lo = vpaddq_f32(ncpu_halves(x[0], x[1]), ncpu_halves(x[2], x[3]));
-    const float32x4_t hi = vpaddq_f32(ncpu_halves(x[4], x[5]), ncpu_halves(x[6], x[7]));
-    return (vd){vcvt_f64_f32(vget_low_f32(lo)), vcvt_high_f64_f32(lo), vcvt_f64_f32(vget_low_f32(hi)), vcvt_high_f64_f32(hi)};
+    return (vd){ncpu_float_sum2(x), ncpu_float_sum2(x + 2), ncpu_float_sum2(x + 4), ncpu_float_sum2(x + 6)};
 }
 
 /* Four elements of storage as floats and back; tails pass through a buffer. */

@@ -41,9 +41,9 @@ static inline vd vf_sum8(const vf a[8])
     vd r;
     LANES(j, 8)
     {
-        float t[8];
-        LANES(i, 8) t[i] = a[j].v[i] + a[j].v[i + 8];
-        r.v[j] = ((t[0] + t[4]) + (t[2] + t[6])) + ((t[1] + t[5]) + (t[3] + t[7]));
+        double q[4];
+        LANES(i, 4) q[i] = (a[j].v[i] + a[j].v[i + 8]) + (a[j].v[i + 4] + a[j].v[i + 12]);
+        r.v[j] = (q[0] + q[2]) + (q[1] + q[3]);
     }
     return r;
 }

@@ -31,7 +31,8 @@
  *   vfold(a)           vd of a[i] + a[i+8], added in double; of a vd: itself
  *   vsum(a)            ((a0+a4) + (a2+a6)) + ((a1+a5) + (a3+a7)) of a vd
  *   vd_sum8(a)         lane j is vsum(a[j]), j = 0..7
- *   vf_sum8(a)         lane j is, in float, the same sum of a[j][i] + a[j][i+8], i = 0..7
+ *   vf_sum8(a)         lane j is (q0+q2) + (q1+q3) in double of q[i] = (a[j][i]+a[j][i+8]) + (a[j][i+4]+a[j][i+12])
+ *                      in float, j = 0..7, i = 0..3
  *   vf_narrow(lo, hi)  the 8 + 8 doubles rounded to floats;  vf_widen(a), vf_widen_hi(a): lanes
  *                      0..7 and 8..15 as doubles
  */
