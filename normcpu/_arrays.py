@@ -78,13 +78,13 @@ def as_image(x: Array, channel_axis: Any, least: int) -> int:
     return as_axis("channel_axis", channel_axis, x)
 
 
-def as_axis(name: str, value: Any, x: Array) -> int:
+def as_axis(name: str, value: Any, x: Array, of: str = "x") -> int:
     if type(value) is not int:
         if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
             raise TypeError(f"{name} must be an int, got {type(value).__name__}")
         value = operator.index(value)
     if not -x.ndim <= value < x.ndim:
-        raise ValueError(f"{name} must be an axis of x, which has shape {x.shape}, got {value}")
+        raise ValueError(f"{name} must be an axis of {of}, which has shape {x.shape}, got {value}")
     return int(value) % x.ndim
 
 
