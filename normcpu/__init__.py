@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Normalization layers of neural networks on CPUs: exact, repeatable, at the speed of memory."""
 
+from . import fold
 from ._machine import Config, get_num_threads, set_num_threads, show_config
 from ._types import BatchNormGradients, BatchNormResult, MeanVar
 from .frozen import FrozenBatchNorm
@@ -22,6 +23,7 @@ __all__ = [
     "Moments",
     "batch_norm",
     "batch_norm_backward",
+    "fold",
     "get_num_threads",
     "moments",
     "scale_shift",

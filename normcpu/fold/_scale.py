@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import _core
-from .._arrays import FLOAT64, as_array, as_axis, as_parameter, output_for
+from .._arrays import FLOAT32, FLOAT64, as_array, as_axis, as_parameter, output_for
 from .._types import Array, Float64s, Readable
 
-# Smallest normal number, and the first number that rounds to infinity: largest + ulp/2.
+# The smallest normal number, and the first that rounds to infinity: the largest and half an ulp.
 RANGES = {
     "float32": (2.0**-126, 2.0**128 - 2.0**103),
     "float64": (2.0**-1022, float("inf")),
@@ -44,44 +44,102 @@ def scale_axis(array: Readable, factors: Readable, axis: int, *, out: Array | No
     array([[10., 20.],
            [-3., -4.]], dtype=float32)
     """
-    return scale_named("array", as_array("array", array), factors, axis, out)
-
-
-def scale_named(name: str, array: Array, factors: Any, axis: int, out: Array | None) -> Array:
-    """scale_axis with the array's name for messages."""
-    axis = as_axis("axis", axis, array, name)
-    times = finite("factors", as_parameter("factors", factors, array.shape[axis], FLOAT64, required=True))
-    peak = np.empty(times.size)
-    y = output_for(out, name, array, array.dtype, {}, {"factors": times})
-    if out is not None and _core.bounds_meet(array, y):
-        _core.scale_axis(array, axis, times, None, peak)
-        check_range(name, array, times, axis, peak)
-    _core.scale_axis(array, axis, times, y, peak)
-    check_range(name, array, times, axis, peak)
+    weight = as_array("array", array)
+    axis = as_axis("axis", axis, weight, "array")
+    times = finite("factors", as_parameter("factors", factors, weight.shape[axis], FLOAT64, required=True))
+    y = output_for(out, "array", weight, weight.dtype, {}, {"factors": times})
+    scale_parts("array", [Part(weight, y, times, axis)], out is not None)
     return y
 
 
+class Part(NamedTuple):
+    x: Array
+    y: Array  # like x: x itself, or apart from it
+    factors: Float64s  # (x.shape[axis])
+    axis: int
+    first: int = 0  # the channel that factors[0] belongs to, for messages
+
+
+def grouped(x: Array, y: Array, factors: Float64s, groups: int) -> list[Part]:
+    """x (groups * a, b, ...) times factors (groups * b): those of its own group along axis 1."""
+    a, b = x.shape[0] // groups, x.shape[1]
+    if b == 1:  # depthwise
+        return [Part(x, y, np.repeat(factors, a), 0)]
+    rows = (slice(g * a, (g + 1) * a) for g in range(groups))
+    return [Part(x[r], y[r], factors[g * b : (g + 1) * b], 1, g * b) for g, r in enumerate(rows)]
+
+
+def scale_parts(name: str, parts: list[Part], in_place: bool) -> None:
+    """y = x * factors for all parts; in place for all or none.  name: of x, for messages."""
+    for look in (True, False) if in_place else (False,):
+        for x, y, factors, axis, first in parts:
+            peak = np.empty(factors.size)
+            _core.scale_axis(x, axis, np.ascontiguousarray(factors), None if look else y, peak)
+            _check_products(name, x, factors, axis, peak, first)
+
+
+def _check_products(name: str, x: Array, factors: Float64s, axis: int, peak: Float64s, first: int) -> None:
+    """peak (c): the largest |x * factor| of each channel, NaN where one is not finite."""
+    least, beyond = RANGES[x.dtype.name]
+    for c in np.flatnonzero(~(peak < beyond)).tolist():
+        got = "infinity or NaN" if np.isnan(peak[c]) else f"{peak[c]:.6g}"
+        what = f"{name} times {factors[c]:.6g} must fit {x.dtype}"
+        raise FoldError(f"{what}, got {got} in channel {first + c} of axis {axis}", first + c)
+    for c in np.flatnonzero((peak < least) & (factors != 0)).tolist():
+        if peak[c] or np.any(x[(slice(None),) * axis + (c,)]):
+            what = f"{name} times {factors[c]:.6g} must keep {x.dtype}'s digits"
+            got = f"got at most {peak[c]:.6g} in channel {first + c} of axis {axis}, below {least:.6g}"
+            raise FoldError(f"{what}, {got}", first + c)
+
+
 def finite(name: str, values: Any) -> Float64s:
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        raise FoldError(f"{name} must be finite, got {values[bad[0]]} in channel {bad[0]}", int(bad[0]))
+    """values (c)."""
+    for c in np.flatnonzero(~np.isfinite(values)).tolist():
+        raise FoldError(f"{name} must be finite, got {values[c]} in channel {c}", c)
     return values  # type: ignore[no-any-return]
 
 
-def check_range(name: str, array: Array, factors: Float64s, axis: int, peak: Float64s) -> None:
-    """peak (c): the largest |array * factor| of each channel, NaN where one is not finite."""
-    least, beyond = RANGES[array.dtype.name]
-    bad = np.flatnonzero(~(peak < beyond))
-    if bad.size:
-        c = int(bad[0])
-        got = "infinity or NaN" if np.isnan(peak[c]) else f"{peak[c]:.6g}"
-        raise FoldError(
-            f"{name} times {factors[c]:.6g} must fit {array.dtype}, got {got} in channel {c} of axis {axis}", c
-        )
-    for c in np.flatnonzero((peak < least) & (factors != 0)).tolist():
-        if peak[c] or np.any(array[(slice(None),) * axis + (c,)]):
-            raise FoldError(
-                f"{name} times {factors[c]:.6g} must keep {array.dtype}'s digits, got at most {peak[c]:.6g} in "
-                f"channel {c} of axis {axis}, below {least:.6g}",
-                c,
-            )
+# ---- What is computed in double and stored ---------------------------------------------------------------
+
+
+def stored(name: str, doubles: Float64s, dtype: np.dtype[Any], digits: bool = False) -> Array:
+    """doubles (c, ...) rounded once to dtype.  digits: refuse a channel that lies below the normal numbers."""
+    least, beyond = RANGES[dtype.name]
+    peak = np.abs(doubles).reshape(len(doubles), -1).max(axis=1, initial=0)
+    for c in np.flatnonzero(~(peak < beyond)).tolist():
+        raise FoldError(f"{name} must fit {dtype}, got {peak[c]:.6g} in channel {c}", c)
+    for c in np.flatnonzero((peak < least) & (peak > 0)).tolist() if digits else ():
+        got = f"got at most {peak[c]:.6g} in channel {c}, below {least:.6g}"
+        raise FoldError(f"{name} must keep {dtype}'s digits, {got}", c)
+    return (_to_odd(doubles) if dtype.name == "bfloat16" else doubles).astype(dtype)
+
+
+def _to_odd(doubles: Float64s) -> Array:
+    """As float32, inexact results with an odd last bit: rounding these to bfloat16 rounds the doubles once."""
+    single = doubles.astype(FLOAT32)
+    bits = single.view(np.uint32)
+    inexact = (single != doubles) & (bits % 2 == 0)
+    away = np.abs(single.astype(FLOAT64)) > np.abs(doubles)
+    return np.where(inexact, np.where(away, bits - 1, bits + 1), bits).view(FLOAT32)
+
+
+def weighted_sums(x: Array, weights: Float64s) -> Float64s:
+    """sum(x * weights, axis=(1, 2, ...)) of x (r, c, ...), weights (c), in double."""
+    sums = np.zeros(len(x))
+    rows = max(1, (1 << 18) * len(x) // max(1, x.size))  # 2 MB of doubles
+    for at in range(0, len(x), rows):
+        terms = x[at : at + rows].astype(FLOAT64)
+        terms *= weights.reshape(-1, *[1] * (x.ndim - 2))
+        sums[at : at + rows] = tree_sums(terms.reshape(len(terms), -1))
+    return sums
+
+
+def tree_sums(terms: Float64s) -> Float64s:
+    """The sums (r) of terms (r, n), which it overwrites, halves onto halves: the same bits everywhere, and wrong by at
+    most log2(n) + 1 roundings of the sum of absolute terms."""
+    while terms.shape[1] > 1:
+        half = (terms.shape[1] + 1) // 2
+        terms[:, : terms.shape[1] - half] += terms[:, half:]
+        terms = terms[:, :half]
+    sums: Float64s = terms.sum(axis=1)  # of one term, or none
+    return sums
