@@ -57,14 +57,15 @@ class Part(NamedTuple):
     y: Array  # like x: x itself, or apart from it
     factors: Float64s  # (x.shape[axis])
     axis: int
-    first: int = 0  # the channel that factors[0] belongs to, for messages
+    first: int = 0  # the channel of the affine that factors[0] belongs to, for messages
+    repeats: int = 1  # of each channel in factors
 
 
 def grouped(x: Array, y: Array, factors: Float64s, groups: int) -> list[Part]:
     """x (groups * a, b, ...) times factors (groups * b): those of its own group along axis 1."""
     a, b = x.shape[0] // groups, x.shape[1]
     if b == 1:  # depthwise
-        return [Part(x, y, np.repeat(factors, a), 0)]
+        return [Part(x, y, np.repeat(factors, a), 0, repeats=a)]
     rows = (slice(g * a, (g + 1) * a) for g in range(groups))
     return [Part(x[r], y[r], factors[g * b : (g + 1) * b], 1, g * b) for g, r in enumerate(rows)]
 
@@ -72,24 +73,25 @@ def grouped(x: Array, y: Array, factors: Float64s, groups: int) -> list[Part]:
 def scale_parts(name: str, parts: list[Part], in_place: bool) -> None:
     """y = x * factors for all parts; in place for all or none.  name: of x, for messages."""
     for look in (True, False) if in_place else (False,):
-        for x, y, factors, axis, first in parts:
-            peak = np.empty(factors.size)
-            _core.scale_axis(x, axis, np.ascontiguousarray(factors), None if look else y, peak)
-            _check_products(name, x, factors, axis, peak, first)
+        for part in parts:
+            peak = np.empty(part.factors.size)
+            _core.scale_axis(part.x, part.axis, np.ascontiguousarray(part.factors), None if look else part.y, peak)
+            _check_products(name, part, peak)
 
 
-def _check_products(name: str, x: Array, factors: Float64s, axis: int, peak: Float64s, first: int) -> None:
+def _check_products(name: str, part: Part, peak: Float64s) -> None:
     """peak (c): the largest |x * factor| of each channel, NaN where one is not finite."""
+    x, _, factors, axis, first, repeats = part
     least, beyond = RANGES[x.dtype.name]
     for c in np.flatnonzero(~(peak < beyond)).tolist():
         got = "infinity or NaN" if np.isnan(peak[c]) else f"{peak[c]:.6g}"
         what = f"{name} times {factors[c]:.6g} must fit {x.dtype}"
-        raise FoldError(f"{what}, got {got} in channel {first + c} of axis {axis}", first + c)
+        raise FoldError(f"{what}, got {got} in channel {first + c // repeats}", first + c // repeats)
     for c in np.flatnonzero((peak < least) & (factors != 0)).tolist():
         if peak[c] or np.any(x[(slice(None),) * axis + (c,)]):
             what = f"{name} times {factors[c]:.6g} must keep {x.dtype}'s digits"
-            got = f"got at most {peak[c]:.6g} in channel {first + c} of axis {axis}, below {least:.6g}"
-            raise FoldError(f"{what}, {got}", first + c)
+            got = f"got at most {peak[c]:.6g} in channel {first + c // repeats}, below {least:.6g}"
+            raise FoldError(f"{what}, {got}", first + c // repeats)
 
 
 def finite(name: str, values: Any) -> Float64s:
