@@ -24,13 +24,17 @@ from .convolution import (
 )
 from .linear import affine_then_linear, centre_linear, linear_then_affine
 from .quantized import QuantizedWeights, quantized_then_affine
+from .state import Doubt, FoldedState, Pair, fold_state_dict
 
 __all__ = [
     "Affine",
     "BatchNormParameters",
     "Branch",
+    "Doubt",
     "FoldError",
+    "FoldedState",
     "PaddedWeights",
+    "Pair",
     "QuantizedWeights",
     "Weights",
     "affine_then_conv",
@@ -41,6 +45,7 @@ __all__ = [
     "centre_linear",
     "conv_then_affine",
     "conv_transpose_then_affine",
+    "fold_state_dict",
     "identity_conv",
     "linear_then_affine",
     "parallel_convs",
