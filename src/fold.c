@@ -9,7 +9,8 @@
 #include "view.h"
 
 enum { BOX = 32768,     /* elements: as in apply.c */
-       COLUMNS = 4096,  /* whose factors and peaks, 64 KB, stay close */
+       COLUMNS = 16384, /* whose factors and peaks, 256 KB, stay in L2 */
+       AHEAD = 16384,   /* bytes: the hardware does not see through rows side by side */
        SHORT_RUN = 64,  /* elements that a row's own costs are not worth: see join_runs */
        FEW_ROWS = 4 };
 
@@ -28,6 +29,7 @@ typedef struct {
     ncpu_view view;
     ncpu_operand x, y;
     int look, stream;
+    ptrdiff_t ahead;
     size_t repeats; /* of each factor: 1, or s where runs were joined */
     size_t channels, rows, len, pieces, groups, boxes; /* of a box; how many along s or c, and along c or the rows */
     size_t tasks, scratch_size;
@@ -69,7 +71,7 @@ static void plan_boxes(scaling *job)
 {
     const ncpu_view *v = &job->view;
     if (v->cols) {
-        job->channels = 1, job->len = least(v->c, COLUMNS), job->rows = BOX / job->len;
+        job->channels = 1, job->len = least(v->c, COLUMNS), job->rows = divide_up(BOX / job->len, 4) * 4; /* at a time */
         job->pieces = divide_up(v->c, job->len), job->groups = divide_up(v->n, job->rows);
         job->boxes = job->pieces * job->groups;
     } else {
@@ -102,7 +104,7 @@ static void scale_box(const scaling *job, const ncpu_box *box, double *peak, cha
     job->kernel(&(ncpu_scale_args){
         .rows = cols ? box->rows : box->channels, .len = box->len, .x = x.data, .y = y.data,
         .x_stride = cols ? x.row_stride : x.channel_stride, .y_stride = cols ? y.row_stride : y.channel_stride,
-        .factor = job->factor + first, .peak = peak + first, .step = 1, .stream = job->stream});
+        .factor = job->factor + first, .peak = peak + first, .step = 1, .ahead = job->ahead, .stream = job->stream});
     if (!job->look) ncpu_tile_done(&job->y, &job->view, box, &y);
 }
 
@@ -150,7 +152,9 @@ ncpu_status ncpu_scale_axis(const ncpu_array *x, int axis, const double *factor,
     const ncpu_kernels *kernels = ncpu_kernels_in_use();
     const size_t bytes = job.view.n * job.view.c * job.view.s * job.x.size;
     job.kernel = job.view.cols ? kernels->scale_cols[x->dtype] : kernels->scale_runs[x->dtype];
-    job.stream = y && job.y.direct && y->data != x->data && bytes >= ncpu_beyond_cache();
+    const int large = bytes >= ncpu_beyond_cache(), whole_lines = job.x.size >= 4; /* 16 elements */
+    job.stream = y && job.y.direct && y->data != x->data && large && whole_lines;
+    job.ahead = job.x.direct && large ? AHEAD / (ptrdiff_t)job.x.size : 0;
 
     ncpu_team_begin(&team, (double)bytes * (y ? 2 : 1));
     job.tasks = least(job.boxes, (size_t)team.threads);

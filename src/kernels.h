@@ -83,6 +83,7 @@ typedef struct {
     const double *factor;
     double *peak; /* INOUT */
     size_t step;
+    ptrdiff_t ahead; /* cols: also prefetch x this many elements on; 0: not */
     int stream; /* write past the cache */
 } ncpu_scale_args;
 
