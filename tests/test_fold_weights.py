@@ -267,6 +267,20 @@ def test_denormal_variances_and_far_means() -> None:
     assert made.bias[0] == np.float32(0.5)
 
 
+@pytest.mark.parametrize(("dtype", "digits"), [(BF16, 8), (F16, 11)], ids=str)
+def test_nothing_is_rounded_twice(dtype: np.dtype, digits: int) -> None:
+    """Beside the middle of two neighbours by less than float32 can tell, which would make a tie of it."""
+    ulp, little = 2.0 ** (1 - digits), 2.0**-40
+    above, below = 1 + ulp / 2 + little, 1 + 1.5 * ulp - little
+    weight = np.ones((2, 1, 1), dtype)
+    made = fold.conv_then_affine(weight, None, Affine.of([above, below], [-above, -below]))
+    assert made.weight.ravel().astype(F64).tolist() == [1 + ulp, 1 + ulp]
+    assert made.bias is not None
+    assert made.bias.astype(F64).tolist() == [-1 - ulp, -1 - ulp]
+    summed = fold.parallel_convs([Branch(weight, None, Affine.of([above, below]))])
+    assert summed.weight.ravel().astype(F64).tolist() == [1 + ulp, 1 + ulp]
+
+
 def test_a_dead_channel_is_no_refusal() -> None:
     made = fold.conv_then_affine(np.ones((2, 1, 1), np.float16), None, Affine.of([0, 1], [3, 0]))
     assert made.weight.ravel().tolist() == [0, 1]

@@ -88,7 +88,7 @@ def _check_products(name: str, part: Part, peak: Float64s) -> None:
         what = f"{name} times {factors[c]:.6g} must fit {x.dtype}"
         raise FoldError(f"{what}, got {got} in channel {first + c // repeats}", first + c // repeats)
     for c in np.flatnonzero((peak < least) & (factors != 0)).tolist():
-        if peak[c] or np.any(x[(slice(None),) * axis + (c,)]):
+        if np.any(x[(slice(None),) * axis + (c,)]):
             what = f"{name} times {factors[c]:.6g} must keep {x.dtype}'s digits"
             got = f"got at most {peak[c]:.6g} in channel {first + c // repeats}, below {least:.6g}"
             raise FoldError(f"{what}, {got}", first + c // repeats)
