@@ -12,7 +12,7 @@ enum { BOX = 32768,     /* elements: as in apply.c */
        COLUMNS = 16384, /* whose factors and peaks, 256 KB, stay in L2 */
        AHEAD = 16384,   /* bytes: the hardware does not see through rows side by side */
        SHORT_RUN = 64,  /* elements that a row's own costs are not worth: see join_runs */
-       FEW_ROWS = 4 };
+       FEW_ROWS = 4 };  /* the kernels take as many at a time */
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
@@ -71,7 +71,7 @@ static void plan_boxes(scaling *job)
 {
     const ncpu_view *v = &job->view;
     if (v->cols) {
-        job->channels = 1, job->len = least(v->c, COLUMNS), job->rows = divide_up(BOX / job->len, 4) * 4; /* at a time */
+        job->channels = 1, job->len = least(v->c, COLUMNS), job->rows = divide_up(BOX / job->len, 4) * 4;
         job->pieces = divide_up(v->c, job->len), job->groups = divide_up(v->n, job->rows);
         job->boxes = job->pieces * job->groups;
     } else {

@@ -100,7 +100,8 @@ static inline __m256 ncpu_odd(vd x)
     for (int i = 0; i < 2; i++) {
         const __m256d small = _mm256_cmp_pd(_mm256_andnot_pd(sign, v[i]), smallest, _CMP_LT_OQ);
         tiny |= _mm256_movemask_pd(_mm256_and_pd(small, _mm256_cmp_pd(v[i], zero, _CMP_NEQ_OQ)));
-        __m256i u = _mm256_castpd_si256(v[i]), odd = _mm256_and_si256(_mm256_add_epi64(_mm256_and_si256(u, lost), lost), last);
+        const __m256i u = _mm256_castpd_si256(v[i]), carried = _mm256_add_epi64(_mm256_and_si256(u, lost), lost);
+        const __m256i odd = _mm256_and_si256(carried, last);
         y[i] = _mm256_cvtpd_ps(_mm256_castsi256_pd(_mm256_andnot_si256(lost, _mm256_or_si256(u, odd))));
     }
     __m256 result = _mm256_insertf128_ps(_mm256_castps128_ps256(y[0]), y[1], 1);
