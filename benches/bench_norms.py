@@ -18,7 +18,7 @@ SECONDS = 0.05  # of a turn, about
 
 # Bytes an operation moves at least, in sizes of x, and the loop of limit.c that moves as many.
 OPS = {"eval": (2, "copy"), "train": (2, "copy"), "backward": (3, "triad"), "moments": (1, "read"),
-       "scale_shift": (2, "copy")}  # fmt: skip
+       "scale_shift": (2, "copy"), "scale_axis": (2, "copy")}  # fmt: skip
 
 
 class Case(NamedTuple):

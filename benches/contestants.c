@@ -148,6 +148,14 @@ static ncpu_status scale_shift(view *v)
     return ncpu_scale_shift(&x, 1, NULL, p->weight, p->bias, NULL, &y);
 }
 
+/* x as weights, factors along axis 1. */
+static ncpu_status scale_axis(view *v)
+{
+    const bench_problem *p = v->p;
+    ncpu_array x = array(v, p->x), y = array(v, p->y);
+    return ncpu_scale_axis(&x, 1, p->batch_var, &y, p->moments[0]);
+}
+
 static void run_view(void *context)
 {
     view *v = context;
@@ -166,6 +174,7 @@ void bench_enter_normcpu(bench_list *list, const bench_problem *p)
         {"backward", backward},
         {"moments", moments},
         {"scale_shift", scale_shift},
+        {"scale_axis", scale_axis},
     };
     static const ptrdiff_t SIZES[] = {4, 8, 2, 2};
     for (int last = 0; last <= (p->s > 1); last++)

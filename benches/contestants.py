@@ -69,6 +69,11 @@ class Normcpu(Laid):
         x, _, y = self.arrays(p)
         return lambda: normcpu.scale_shift(x, p.weight, p.bias, out=y)
 
+    def scale_axis(self, p):
+        x, _, y = self.arrays(p)
+        factors = p.weight.astype("f8")
+        return lambda: normcpu.fold.scale_axis(x, factors, 1, out=y)
+
 
 class Torch(Laid):
     def arrays(self, p):

@@ -51,7 +51,7 @@ class Row(NamedTuple):
         return PASSES[self.op] * self.bytes / self.seconds * 1e-9
 
 
-PASSES = {"eval": 2, "scale_shift": 2, "train": 2, "backward": 3, "moments": 1}
+PASSES = {"eval": 2, "scale_shift": 2, "train": 2, "backward": 3, "moments": 1, "scale_axis": 2}
 
 
 def limit_loops(op, layout, shape, dtype):

@@ -161,6 +161,15 @@ ncpu_status ncpu_moments(const ncpu_array *x, const uint8_t *reduce, const ncpu_
 void ncpu_moments_merge(size_t c, int64_t into_count, const ncpu_moments_state *into, int64_t count,
                         const ncpu_moments_state *part);
 
+/* y = x * factor along `axis`, the product in double, rounded once to the dtype: what folds a normalization into weights.
+ * https://arxiv.org/abs/1712.05877, section 3.2.
+ *
+ * x: f32, f64, f16, bf16, any strides.  factor: double (c), c = x's extent along axis.  y: x's shape and dtype; it may
+ * be x itself but must not overlap it otherwise; NULL: nothing is written.  peak: double (c), OUT: the largest
+ * |x * factor| of a channel before it was rounded to the dtype, NaN where one is infinite or NaN, 0 where there is none:
+ * says whether y overflows or loses digits, and with y NULL whether it would. */
+ncpu_status ncpu_scale_axis(const ncpu_array *x, int axis, const double *factor, const ncpu_array *y, double *peak);
+
 /* ---- The machine ---------------------------------------------------------------------------------- */
 
 /* The names of the instruction sets in this build, best first, NULL at the end.  Strings here are never freed. */

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Normalization layers of neural networks on CPUs: exact, repeatable, at the speed of memory."""
 
+from . import fold
 from ._machine import Config, get_num_threads, set_num_threads, show_config
 from ._module import IncompatibleKeys
 from ._types import BatchNormGradients, BatchNormResult, MeanVar
@@ -29,6 +30,7 @@ __all__ = [
     "batch_norm",
     "batch_norm_backward",
     "convert_state",
+    "fold",
     "get_num_threads",
     "moments",
     "scale_shift",

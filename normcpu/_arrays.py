@@ -78,10 +78,10 @@ def as_image(x: Array, channel_axis: Any, least: int) -> int:
     return as_axis("channel_axis", channel_axis, x)
 
 
-def as_axis(name: str, value: Any, x: Array) -> int:
+def as_axis(name: str, value: Any, x: Array, of: str = "x") -> int:
     axis = as_int(name, value)
     if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"{name} must be an axis of x, which has shape {x.shape}, got {value}")
+        raise ValueError(f"{name} must be an axis of {of}, which has shape {x.shape}, got {value}")
     return axis % x.ndim
 
 

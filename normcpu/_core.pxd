@@ -55,6 +55,7 @@ cdef extern from "normcpu.h" nogil:
                                  const ncpu_epilogue *, const ncpu_array *)
     ncpu_status ncpu_moments(const ncpu_array *, const uint8_t *, const ncpu_moments_state *)
     void ncpu_moments_merge(size_t, int64_t, const ncpu_moments_state *, int64_t, const ncpu_moments_state *)
+    ncpu_status ncpu_scale_axis(const ncpu_array *, int, const double *, const ncpu_array *, double *)
     const char *const *ncpu_isas_built()
     int ncpu_isa_supported(const char *)
     const char *ncpu_isa()

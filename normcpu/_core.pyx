@@ -234,6 +234,25 @@ def scale_shift(cnp.ndarray x not None, int channel_axis, center, scale, shift, 
     check(status)
 
 
+def scale_axis(cnp.ndarray x not None, int axis, factor not None, cnp.ndarray y, peak not None):
+    """Fills y, unless it is None, and peak (c); see ncpu_scale_axis."""
+    cdef ncpu_array source, target
+    cdef const ncpu_array *target_or_null = NULL
+    cdef ncpu_status status
+    cdef void *times
+    cdef void *largest
+    describe(x, &source)
+    if y is not None:
+        describe_like(y, &target, &source)
+        target_or_null = &target
+    cdef cnp.npy_intp c = channels_of(&source, axis)
+    vector(factor, cnp.NPY_DOUBLE, c, &times)
+    vector(peak, cnp.NPY_DOUBLE, c, &largest)
+    with nogil:
+        status = ncpu_scale_axis(&source, axis, <double *>times, target_or_null, <double *>largest)
+    check(status)
+
+
 # ---- Moments ---------------------------------------------------------------------------------------------
 
 cdef int state_of(arrays, cnp.npy_intp c, ncpu_moments_state *state) except -1:

@@ -135,6 +135,22 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 #define R float
 #include "kernels.inc"
 
+#define SET f32
+#define T float
+#include "kernels/scale.inc"
+
+#define SET f64
+#define T double
+#include "kernels/scale.inc"
+
+#define SET f16
+#define T ncpu_f16
+#include "kernels/scale.inc"
+
+#define SET bf16
+#define T ncpu_bf16
+#include "kernels/scale.inc"
+
 #define KERNEL_SET(set)                                                                               \
     {guess_runs_##set,   guess_cols_##set,        measure_runs_##set,      measure_cols_##set,          \
      apply_runs_##set,   apply_cols_##set,        grad_measure_runs_##set, grad_measure_cols_##set,     \
@@ -149,6 +165,8 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
              [NCPU_F16] = KERNEL_SET(f16_wide), [NCPU_BF16] = KERNEL_SET(bf16_wide)},
     .apply_runs_u8 = apply_runs_u8, .apply_cols_u8 = apply_cols_u8,
     .apply_runs_i8 = apply_runs_i8, .apply_cols_i8 = apply_cols_i8,
+    .scale_runs = {scale_runs_f32, scale_runs_f64, scale_runs_f16, scale_runs_bf16},
+    .scale_cols = {scale_cols_f32, scale_cols_f64, scale_cols_f16, scale_cols_bf16},
     .finish = finish,
     .merge = merge,
 };

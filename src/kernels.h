@@ -90,6 +90,20 @@ typedef struct {
     uint8_t *outside;                      /* OUT: as for coefficients */
 } ncpu_grad_coefficients;
 
+/* y = x * factor over (rows, len), in double and rounded once; peak = max(peak, |x * factor|) before that rounding, NaN
+ * where one is infinite or NaN.  runs: row i has factor and peak at [i * step]; cols: column j at [j], padded. */
+typedef struct {
+    size_t rows, len;
+    const void *x;
+    void *y; /* NULL: only look */
+    ptrdiff_t x_stride, y_stride;
+    const double *factor;
+    double *peak; /* INOUT */
+    size_t step;
+    ptrdiff_t ahead; /* cols: also prefetch x this many elements on; 0: not */
+    int stream; /* write past the cache */
+} ncpu_scale_args;
+
 typedef struct {
     /* k[j] = mean of up to four vectors spread over channel j (runs) or of up to 32 rows (cols), as
      * ncpu_start has it. */
@@ -120,6 +134,7 @@ typedef struct {
     ncpu_kernel_set wide[NCPU_BF16 + 1]; /* the same data computed in double */
     void (*apply_runs_u8)(const ncpu_apply_args *), (*apply_cols_u8)(const ncpu_apply_args *); /* y is f32 */
     void (*apply_runs_i8)(const ncpu_apply_args *), (*apply_cols_i8)(const ncpu_apply_args *);
+    void (*scale_runs[NCPU_BF16 + 1])(const ncpu_scale_args *), (*scale_cols[NCPU_BF16 + 1])(const ncpu_scale_args *);
     /* out: mean = k + s1/count, m2 = s2 - s1^2/count.  rejected[j]: k was further than sigma / sqrt(near) from the
      * mean, or s2 left [tiny * count, inf): measure again.  Returns whether any is. */
     int (*finish)(size_t c, double count, double tiny, double near, const double *k, const double *s1, const double *s2,

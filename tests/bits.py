@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import normcpu
+from normcpu import _core
 
 Array = np.ndarray
 DTYPES = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "f16": np.dtype(np.float16)}
@@ -112,6 +113,14 @@ def scale_shift(i: Inputs, **more: Any) -> tuple[Any, ...]:
     return (normcpu.scale_shift(i.x, i.weight, i.bias, channel_axis=i.axis, **more),)
 
 
+def scale_axis(i: Inputs) -> tuple[Any, ...]:
+    """y and the largest products, whatever scale_axis would refuse of them."""
+    x, factors = np.asarray(i.x), np.asarray(i.weight, np.float64)
+    y, peak = np.empty_like(x), np.empty(factors.size)
+    _core.scale_axis(x, i.axis % x.ndim, factors, y, peak)
+    return y, peak
+
+
 def image(i: Inputs, kind: Any) -> tuple[Any, ...]:
     whole = np.clip(np.asarray(i.x, np.float64) * 64, -(2.0**40), 2.0**40)  # what int64 cannot hold, machines differ on
     x = whole.astype(np.int64).astype(kind)  # wraps around, as bytes do
@@ -133,6 +142,7 @@ OPERATIONS: dict[str, Callable[[Inputs], tuple[Any, ...]]] = {
     "moments last axis": lambda i: tuple(normcpu.moments(i.x, -1)),
     "scale_shift": scale_shift,
     "scale_shift residual": lambda i: scale_shift(i, residual=i.residual, activation="leaky_relu"),
+    "scale_axis": scale_axis,
     "scale_shift u8": lambda i: image(i, np.uint8),
     "scale_shift i8": lambda i: image(i, np.int8),
 }  # fmt: skip

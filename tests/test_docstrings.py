@@ -15,7 +15,7 @@ import pytest
 
 import normcpu
 
-MODULES = [f"normcpu.{info.name}" for info in pkgutil.iter_modules(normcpu.__path__)]
+MODULES = [info.name for info in pkgutil.walk_packages(normcpu.__path__, "normcpu.")]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -24,7 +24,12 @@ def test_examples(name: str) -> None:
 
 
 def test_every_function_has_an_example() -> None:
-    missing = [name for name in normcpu.__all__ if name.islower() and ">>>" not in getattr(normcpu, name).__doc__]
+    missing = [
+        name
+        for room in (normcpu, normcpu.fold)
+        for name in room.__all__
+        if name.islower() and ">>>" not in getattr(room, name).__doc__
+    ]
     assert missing == ["get_num_threads", "set_num_threads"]
 
 

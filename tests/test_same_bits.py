@@ -60,7 +60,16 @@ def test_instruction_sets_on_awkward_values(dtype: str, kind: str) -> None:
         want = {}
         for isa in ["scalar", *ISAS]:
             _core.use_isa(isa)
-            for name in ("eval", "eval relu", "train", "backward", "backward relu", "moments all", "scale_shift"):
+            for name in (
+                "eval",
+                "eval relu",
+                "train",
+                "backward",
+                "backward relu",
+                "moments all",
+                "scale_shift",
+                "scale_axis",
+            ):
                 with np.errstate(all="ignore"):
                     made = digest(OPERATIONS[name](inputs))
                 assert want.setdefault(name, made) == made, (isa, name, shape)
@@ -110,6 +119,7 @@ def test_threads(dtype: str, shape: tuple[int, ...], axis: int) -> None:
             "moments all",
             "moments first axis",
             "scale_shift residual",
+            "scale_axis",
         ):
             made = digest(OPERATIONS[name](inputs))
             assert want.setdefault(name, made) == made, (threads, name)

@@ -39,7 +39,15 @@ def test_strides_within_a_view(data: st.DataObject) -> None:
     if contiguous.x is None:
         return
     strided.dy, strided.residual = (lay_out(a, data.draw(layouts(len(shape)))) for a in (inputs.dy, inputs.residual))
-    names = ["eval", "eval residual relu", "scale_shift residual", "moments channels", "backward", "backward relu"]
+    names = [
+        "eval",
+        "eval residual relu",
+        "scale_shift residual",
+        "moments channels",
+        "backward",
+        "backward relu",
+        "scale_axis",
+    ]
     if inputs.x.size > shape[axis]:
         names.append("train")
     with np.errstate(all="ignore"):

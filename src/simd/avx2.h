@@ -88,6 +88,33 @@ static inline __m256 ncpu_narrow(vd x)
 {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(x.a)), _mm256_cvtpd_ps(x.b), 1);
 }
+/* Odd while still double, where the 29 bits that float lacks are not all zero: exact but for float's subnormals, which
+ * go the long way, and for overflow, which is infinity here. */
+static inline __m256 ncpu_odd(vd x)
+{
+    const __m256d smallest = _mm256_set1_pd(0x1p-126), zero = _mm256_setzero_pd(), sign = _mm256_set1_pd(-0.0);
+    const __m256i lost = _mm256_set1_epi64x((1 << 29) - 1), last = _mm256_set1_epi64x(1 << 29);
+    __m256d v[2] = {x.a, x.b};
+    __m128 y[2];
+    int tiny = 0;
+    for (int i = 0; i < 2; i++) {
+        const __m256d small = _mm256_cmp_pd(_mm256_andnot_pd(sign, v[i]), smallest, _CMP_LT_OQ);
+        tiny |= _mm256_movemask_pd(_mm256_and_pd(small, _mm256_cmp_pd(v[i], zero, _CMP_NEQ_OQ)));
+        const __m256i u = _mm256_castpd_si256(v[i]), carried = _mm256_add_epi64(_mm256_and_si256(u, lost), lost);
+        const __m256i odd = _mm256_and_si256(carried, last);
+        y[i] = _mm256_cvtpd_ps(_mm256_castsi256_pd(_mm256_andnot_si256(lost, _mm256_or_si256(u, odd))));
+    }
+    __m256 result = _mm256_insertf128_ps(_mm256_castps128_ps256(y[0]), y[1], 1);
+    if (__builtin_expect(tiny, 0)) {
+        double d[8];
+        float f[8];
+        _mm256_storeu_pd(d, x.a), _mm256_storeu_pd(d + 4, x.b);
+        for (int i = 0; i < 8; i++) f[i] = ncpu_to_odd(d[i]);
+        result = _mm256_loadu_ps(f);
+    }
+    return result;
+}
+static inline vf ncpu_narrow_odd(vd lo, vd hi) { return (vf){ncpu_odd(lo), ncpu_odd(hi)}; }
 static inline vd vf_widen(vf x) { return ncpu_widen(x.a); }
 static inline vd vf_widen_hi(vf x) { return ncpu_widen(x.b); }
 static inline vf vf_narrow(vd lo, vd hi) { return (vf){ncpu_narrow(lo), ncpu_narrow(hi)}; }

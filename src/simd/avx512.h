@@ -48,6 +48,18 @@ static inline vf vf_narrow(vd lo, vd hi)
 {
     return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(lo)), _mm512_cvtpd_ps(hi), 1);
 }
+/* Towards zero, then odd where that was inexact: see ncpu_to_odd. */
+static inline __m256 ncpu_odd(vd a)
+{
+    const __m256 y = _mm512_cvt_roundpd_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+    const __mmask8 inexact = _mm512_cmp_pd_mask(_mm512_cvtps_pd(y), a, _CMP_NEQ_OQ);
+    const __m256i u = _mm256_castps_si256(y);
+    return _mm256_castsi256_ps(_mm256_mask_or_epi32(u, inexact, u, _mm256_set1_epi32(1)));
+}
+static inline vf ncpu_narrow_odd(vd lo, vd hi)
+{
+    return _mm512_insertf32x8(_mm512_castps256_ps512(ncpu_odd(lo)), ncpu_odd(hi), 1);
+}
 static inline double vd_sum(vd a)
 {
     __m256d s = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));

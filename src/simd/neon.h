@@ -65,6 +65,11 @@ static inline vf vf_narrow(vd lo, vd hi)
 {
     return (vf){NARROW(lo.a, lo.b), NARROW(lo.c, lo.d), NARROW(hi.a, hi.b), NARROW(hi.c, hi.d)};
 }
+#define ODD(x, y) vcvtx_high_f32_f64(vcvtx_f32_f64(x), y)
+static inline vf ncpu_narrow_odd(vd lo, vd hi)
+{
+    return (vf){ODD(lo.a, lo.b), ODD(lo.c, lo.d), ODD(hi.a, hi.b), ODD(hi.c, hi.d)};
+}
 static inline vd vf_fold(vf x)
 {
     return (vd){vaddq_f64(LO(x.a), LO(x.c)), vaddq_f64(HI(x.a), HI(x.c)),
@@ -186,6 +191,7 @@ static inline void vd_stream_f32(float *p, vd x) { vd_store_f32(p, x); }
 #undef LO
 #undef HI
 #undef NARROW
+#undef ODD
 #undef NCPU_VF
 #undef NCPU_TAIL
 #undef NCPU_STORES

@@ -150,6 +150,17 @@ static ncpu_status scale_shift(const call *c)
     return ncpu_scale_shift(&c->x, c->p->axis, NULL, vectors[0], vectors[1], NULL, &c->y);
 }
 
+/* The factors lie where the statistics do, the largest products where mean and var go. */
+static ncpu_status scale_axis(const call *c)
+{
+    return ncpu_scale_axis(&c->x, c->p->axis, statistics[0], &c->y, made.mean);
+}
+static ncpu_status scale_axis_in_place(const call *c)
+{
+    const ncpu_status status = scale_axis(c);
+    return status ? status : ncpu_scale_axis(&c->y, c->p->axis, statistics[1], &c->y, made.var);
+}
+
 static const struct {
     const char *name;
     ncpu_status (*run)(const call *);
@@ -162,6 +173,8 @@ static const struct {
     {"moments of the first axis", moments_of_first},
     {"moments of all", moments_of_all},
     {"scale_shift", scale_shift},
+    {"scale_axis", scale_axis},
+    {"scale_axis in place", scale_axis_in_place},
 };
 enum { OPERATIONS = sizeof operations / sizeof *operations,
        PROBLEMS = sizeof problems / sizeof *problems };
