@@ -109,6 +109,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 #include "kernels.inc"
 
 #define SET f32_wide
+#define WIDE
 #define T float
 #define P vd
 #define V vd
@@ -118,6 +119,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 #include "kernels.inc"
 
 #define SET f16_wide
+#define WIDE
 #define T ncpu_f16
 #define P vd
 #define V vd
@@ -127,6 +129,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 #include "kernels.inc"
 
 #define SET bf16_wide
+#define WIDE
 #define T ncpu_bf16
 #define P vd
 #define V vd
