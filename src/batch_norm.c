@@ -193,7 +193,6 @@ static ncpu_status train(train_job *job, const ncpu_view *view, size_t bytes)
         ncpu_widen_coefficients(job->a);
         return ncpu_apply(job->a, job->team);
     }
-    job->direct = job->a->x.direct && job->a->y.direct && (!job->a->has_residual || job->a->residual.direct);
     job->tasks = least(job->groups, (size_t)job->team->threads);
     job->measure_scratch = ncpu_measure_scratch(job->m);
     job->part_size = 4 * ncpu_padded(job->m->width) * sizeof(double);
@@ -230,9 +229,10 @@ ncpu_status ncpu_batch_norm_train(const ncpu_array *x, int channel_axis, const v
     ncpu_team team;
     ncpu_team_begin(&team, 2 * traffic(&view, &a));
     ncpu_measurement m;
+    const int direct = a.x.direct && a.y.direct && (!a.has_residual || a.residual.direct);
     ncpu_plan_measurement(&m, a.kernels, &view, &a.x, x->dtype,
-                          view.cols ? 0 : ncpu_channels_together(&view, &a.x, 1, (size_t)team.threads));
-    train_job job = {.a = &a, .m = &m, .team = &team, .count = (double)m.count,
+                          view.cols ? 0 : ncpu_channels_together(&view, a.x.size, direct, (size_t)team.threads));
+    train_job job = {.a = &a, .m = &m, .team = &team, .direct = direct, .count = (double)m.count,
                      .moments = ncpu_state_in(ncpu_take(&arena, 4 * padded * sizeof(double)), padded),
                      .var = ncpu_take(&arena, padded * sizeof(double)), .groups = divide_up(view.c, m.width)};
     a.coefficients.mean = job.moments.mean, a.coefficients.mean_tail = job.moments.mean_tail;

@@ -1,286 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
- *
- * Batch normalization backward.  Two steps on the same boxes as forward: p1 = sum(g) and p2 = sum(g * (x - mean)) of
- * every channel, then dx = g * slope + (x - center) * curve + offset with, in training,
- *
- *     slope = weight * inv        curve = -slope * inv^2 * p2 / count        offset = -slope * p1 / count
- *
- * and curve = offset = 0 where the statistics were given. */
+ * Batch normalization backward: the sums of gradient.h, their total, and dx, on the same boxes as forward. */
 
-#include <math.h>
 #include <string.h>
 
-#include "measure.h"
-#include "memory.h"
+#include "gradient.h"
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 
-typedef struct {
-    const ncpu_kernels *kernels;
-    const ncpu_view *view;
-    ncpu_dtype dtype;
-    ncpu_operand x, dy, y, dx, dresidual;
-    int has_y, has_dx, has_dresidual, training, stream;
-    const uint8_t *mask;
-    ptrdiff_t mask_row, mask_channel;
-    ncpu_measurement m; /* supplies the boxes */
-    const double *mean, *var;
-    const void *weight;
-    double eps;
-    double *p1, *p2;                       /* (padded c) */
-    double *start;                         /* (padded c) the mean rounded to real: where p2's differences start */
-    void *center, *slope, *curve, *offset; /* real (padded c) */
-    double *dweight;
-    uint8_t *outside;
-    size_t width, groups, tasks;
-    char *scratch;
-    size_t scratch_size;
-    double *parts; /* (chunks, 2, padded c) */
-    ncpu_team *team;
-} gradient;
-
-static size_t real_size(ncpu_dtype dtype) { return dtype == NCPU_F64 ? 8 : 4; }
-static void *at(const void *reals, size_t j, size_t size) { return reals ? (char *)reals + j * size : NULL; }
-
-/* ---- A box as tiles ---- */
-
-typedef struct {
-    ncpu_tile x, dy, y, dx, dresidual;
-    const uint8_t *mask;
-} tiles;
-
-static void *take_pack(const ncpu_operand *o, int present, size_t elements, ncpu_arena *arena)
-{
-    return present && !o->direct ? ncpu_take(arena, elements * o->size) : NULL;
-}
-
-static tiles tiles_of(const gradient *g, const ncpu_box *box, int outputs, void *scratch)
-{
-    const size_t elements = box->channels * box->rows * box->len;
-    ncpu_arena arena = {scratch, 0};
-    tiles t = {0};
-    t.x = ncpu_tile_in(&g->x, g->view, box, take_pack(&g->x, 1, elements, &arena));
-    t.dy = ncpu_tile_in(&g->dy, g->view, box, take_pack(&g->dy, 1, elements, &arena));
-    if (g->has_y) t.y = ncpu_tile_in(&g->y, g->view, box, take_pack(&g->y, 1, elements, &arena));
-    if (outputs && g->has_dx) t.dx = ncpu_tile_out(&g->dx, g->view, box, take_pack(&g->dx, 1, elements, &arena));
-    if (outputs && g->has_dresidual)
-        t.dresidual = ncpu_tile_out(&g->dresidual, g->view, box, take_pack(&g->dresidual, 1, elements, &arena));
-    if (g->mask)
-        t.mask = g->mask + (ptrdiff_t)box->row * g->mask_row + (ptrdiff_t)box->channel * g->mask_channel
-                 + (ptrdiff_t)(box->at / 8);
-    return t;
-}
-
-static size_t pack_size(const gradient *g, size_t elements)
-{
-    ncpu_arena arena = {NULL, 0};
-    take_pack(&g->x, 1, elements, &arena);
-    take_pack(&g->dy, 1, elements, &arena);
-    take_pack(&g->y, g->has_y, elements, &arena);
-    take_pack(&g->dx, g->has_dx, elements, &arena);
-    take_pack(&g->dresidual, g->has_dresidual, elements, &arena);
-    if (g->mask && g->view->cols) ncpu_take(&arena, elements * g->x.size); /* columns_apart */
-    return arena.used;
-}
-
-/* Columns that are computed one by one find their mask bit at no byte's start: the same tiles with the mask as values,
- * positive (0x3c3c... is, in every dtype) where a bit is set, in place of y. */
-static tiles columns_apart(const gradient *g, const ncpu_box *box, const tiles *t, char *scratch)
-{
-    tiles apart = *t;
-    if (!g->mask) return apart;
-    const size_t size = g->x.size;
-    char *values = scratch + pack_size(g, box->rows * box->len) - (box->rows * box->len * size + 63) / 64 * 64;
-    for (size_t row = 0; row < box->rows; row++)
-        for (size_t j = 0; j < box->len; j++) {
-            const int bit = t->mask[(ptrdiff_t)row * g->mask_row + (ptrdiff_t)(j / 8)] >> j % 8 & 1;
-            memset(values + (row * box->len + j) * size, bit ? 0x3c : 0, size);
-        }
-    apart.mask = NULL;
-    apart.y = (ncpu_tile){values, 0, (ptrdiff_t)box->len};
-    return apart;
-}
-
-static ncpu_grad_source source_of(const gradient *g, const tiles *t)
-{
-    return (ncpu_grad_source){.dy = t->dy.data, .y = t->y.data, .mask = t->mask, .dy_stride = t->dy.row_stride,
-                              .y_stride = t->y.row_stride, .mask_stride = g->mask_row,
-                              .dy_channel_stride = t->dy.channel_stride, .y_channel_stride = t->y.channel_stride,
-                              .mask_channel_stride = g->mask_channel};
-}
-
-/* ---- The sums ---- */
-
-static void sum_box(const gradient *g, const ncpu_box *box, size_t first, size_t channels, double *p1, double *p2,
-                    char *scratch)
-{
-    const tiles t = tiles_of(g, box, 0, scratch);
-    const ncpu_grad_source source = source_of(g, &t);
-    ncpu_measure_args args = {.channels = box->channels, .rows = box->rows, .len = box->len, .x = t.x.data,
-                              .channel_stride = t.x.channel_stride, .row_stride = t.x.row_stride};
-    const ncpu_kernel_set *sets[] = {&g->kernels->set[g->dtype], &g->kernels->wide[g->dtype]};
-    (g->view->cols ? sets[0]->grad_measure_cols : sets[0]->grad_measure_runs)(&args, &source, g->start + first, p1, p2);
-    int overflow = 0; /* of float: the box again in double.  Channels with NaN or infinite data stay as they are. */
-    for (size_t j = 0; j < channels; j++) overflow |= !isfinite(p1[j]) | !isfinite(p2[j]);
-    if (!overflow) return;
-    double q1[NCPU_PAD], q2[NCPU_PAD];
-    for (size_t j = 0; j < channels; j++) {
-        if (isfinite(p1[j]) && isfinite(p2[j])) continue;
-        ncpu_grad_source one = source;
-        ncpu_measure_args single = args;
-        const ptrdiff_t size = (ptrdiff_t)g->x.size, at = (ptrdiff_t)j;
-        double start[NCPU_PAD] = {g->start[first + j]};
-        if (g->view->cols) {
-            const tiles column = columns_apart(g, box, &t, scratch);
-            one = source_of(g, &column);
-            single.x = (const char *)args.x + at * size, single.len = 1;
-            one.dy = (const char *)one.dy + at * size;
-            if (one.y) one.y = (const char *)one.y + at * size;
-            sets[1]->grad_measure_cols(&single, &one, start, q1, q2);
-            p1[j] = q1[0], p2[j] = q2[0];
-            continue;
-        }
-        single.channels = 1, single.x = (const char *)args.x + at * args.channel_stride * size;
-        one.dy = (const char *)one.dy + at * one.dy_channel_stride * size;
-        if (one.y) one.y = (const char *)one.y + at * one.y_channel_stride * size;
-        if (one.mask) one.mask += at * one.mask_channel_stride;
-        sets[1]->grad_measure_runs(&single, &one, start, q1, q2);
-        p1[j] = q1[0], p2[j] = q2[0];
-    }
-}
-
-/* Bytes in front of the packed tiles: the sums of one box. */
-static size_t sums_scratch(const gradient *g) { return 2 * (ncpu_padded(g->width) + NCPU_PAD) * sizeof(double); }
-
-/* p1, p2 of channels over a chunk: blocks in order. */
-static void sum_chunk(const gradient *g, size_t first, size_t channels, size_t chunk, double *p1, double *p2,
-                      char *scratch)
-{
-    const size_t padded = ncpu_padded(g->width) + NCPU_PAD;
-    double *b1 = (double *)scratch, *b2 = b1 + padded;
-    memset(p1, 0, channels * sizeof *p1);
-    memset(p2, 0, channels * sizeof *p2);
-    const size_t from = chunk * g->m.chunk_blocks, to = least(g->m.blocks, from + g->m.chunk_blocks);
-    for (size_t b = from; b < to; b++) {
-        if (b % 16 == 0 && ncpu_team_stopped(g->team)) return;
-        const ncpu_box box = ncpu_measure_box(&g->m, first, channels, b);
-        sum_box(g, &box, first, channels, b1, b2, (char *)(b2 + padded));
-        for (size_t j = 0; j < channels; j++) p1[j] += b1[j], p2[j] += b2[j];
-    }
-}
-
-/* ---- The coefficients ---- */
-
-/* Of channels [from, to), from `set`, into arrays of its reals that start at channel `from`. */
-static void coefficients(const gradient *g, const ncpu_kernel_set *set, size_t from, size_t to, void *const into[4],
-                         uint8_t *outside)
-{
-    const ncpu_grad_coefficients args = {
-        .mean = g->mean + from, .var = g->var + from, .start = g->start + from, .p1 = g->p1 + from, .p2 = g->p2 + from,
-        .eps = g->eps, .count = (double)g->m.count, .weight = at(g->weight, from, real_size(g->dtype)),
-        .training = g->training, .center = into[0], .slope = into[1], .curve = into[2], .offset = into[3],
-        .dweight = g->dweight + from, .outside = outside};
-    set->grad_coefficients(&args, to - from);
-}
-
-static void settle(const gradient *g, size_t from, size_t to)
-{
-    const size_t size = real_size(g->dtype);
-    void *const into[] = {at(g->center, from, size), at(g->slope, from, size), at(g->curve, from, size),
-                          at(g->offset, from, size)};
-    coefficients(g, &g->kernels->set[g->dtype], from, to, into, g->outside + from);
-}
-
-/* ---- dx ---- */
-
-static const void *moved(const void *p, ptrdiff_t elements, size_t size)
-{
-    return p ? (const char *)p + elements * (ptrdiff_t)size : NULL;
-}
-
-/* Whole rows of cols that follow each other in every array. */
-static int flat(const gradient *g, const ncpu_box *box, const ncpu_grad_apply_args *args)
-{
-    const ptrdiff_t c = (ptrdiff_t)g->view->c;
-    return (ptrdiff_t)args->len == c && box->len == args->len && args->g.dy_stride == c && !args->g.mask
-           && (!args->g.y || args->g.y_stride == c) && (!args->x || args->x_stride == c) && args->dx
-           && args->dx_stride == c && !args->dresidual;
-}
-
-/* Channels [j, j + width) of the box, in float or double.  A kernel's rows are those of cols, and of runs the channels of
- * one row after the other. */
-static void apply_part(const gradient *g, const ncpu_box *box, const tiles *t, size_t j, size_t width, int wide)
-{
-    const ncpu_kernel_set *set = wide ? &g->kernels->wide[g->dtype] : &g->kernels->set[g->dtype];
-    const int cols = g->view->cols;
-    const size_t channel = (cols ? box->at : box->channel) + j, size = g->x.size, real = real_size(g->dtype);
-    const ptrdiff_t n = (ptrdiff_t)j;
-    ncpu_grad_apply_args args = {.rows = cols ? box->rows : width, .len = cols ? width : box->len,
-                                 .g = source_of(g, t), .step = 1,
-                                 .x_stride = cols ? t->x.row_stride : t->x.channel_stride,
-                                 .dx_stride = cols ? t->dx.row_stride : t->dx.channel_stride,
-                                 .dresidual_stride = cols ? t->dresidual.row_stride : t->dresidual.channel_stride,
-                                 .center = at(g->center, channel, real), .slope = at(g->slope, channel, real),
-                                 .curve = at(g->curve, channel, real), .offset = at(g->offset, channel, real),
-                                 .stream = g->stream && !wide};
-    double memory[4][NCPU_PAD];
-    uint8_t outside[NCPU_PAD];
-    if (wide) {
-        void *const into[] = {memory[0], memory[1], memory[2], memory[3]};
-        memset(memory, 0, sizeof memory);
-        coefficients(g, set, channel, channel + 1, into, outside);
-        args.center = into[0], args.slope = into[1], args.curve = into[2], args.offset = into[3];
-    }
-    args.x = g->training ? moved(t->x.data, cols ? n : n * t->x.channel_stride, size) : NULL;
-    args.dx = (void *)moved(t->dx.data, cols ? n : n * t->dx.channel_stride, size);
-    args.dresidual = (void *)moved(t->dresidual.data, cols ? n : n * t->dresidual.channel_stride, size);
-    args.g.dy = moved(t->dy.data, cols ? n : n * t->dy.channel_stride, size);
-    args.g.y = moved(t->y.data, cols ? n : n * t->y.channel_stride, size);
-    if (t->mask) args.g.mask = t->mask + (cols ? 0 : n * g->mask_channel); /* cols with a mask: all of the box */
-    if (cols) {
-        if (args.stream && flat(g, box, &args)) args.flat = box->rows * width, args.len = width * ncpu_rows_beside(width);
-        set->grad_apply_cols(&args);
-        return;
-    }
-    args.g.dy_stride = t->dy.channel_stride, args.g.y_stride = t->y.channel_stride;
-    args.g.mask_stride = g->mask_channel;
-    for (size_t row = 0; row < box->rows; row++) {
-        set->grad_apply_runs(&args);
-        args.x = moved(args.x, t->x.row_stride, size);
-        args.dx = (void *)moved(args.dx, t->dx.row_stride, size);
-        args.dresidual = (void *)moved(args.dresidual, t->dresidual.row_stride, size);
-        args.g.dy = moved(args.g.dy, t->dy.row_stride, size);
-        args.g.y = moved(args.g.y, t->y.row_stride, size);
-        if (args.g.mask) args.g.mask += g->mask_row;
-    }
-}
-
-static void apply_box(const gradient *g, const ncpu_box *box, char *scratch)
-{
-    const tiles t = tiles_of(g, box, 1, scratch);
-    const size_t channels = g->view->cols ? box->len : box->channels;
-    const uint8_t *outside = g->outside + (g->view->cols ? box->at : box->channel);
-    if (!memchr(outside, 1, channels)) {
-        apply_part(g, box, &t, 0, channels, 0);
-    } else {
-        const tiles apart = g->view->cols ? columns_apart(g, box, &t, scratch) : t;
-        for (size_t j = 0, end; j < channels; j = end) {
-            for (end = j; end < channels && !outside[end];) end++;
-            if (end > j) apply_part(g, box, &apart, j, end - j, 0);
-            else apply_part(g, box, &apart, j, 1, 1), end = j + 1;
-        }
-    }
-    if (g->has_dx) ncpu_tile_done(&g->dx, g->view, box, &t.dx);
-    if (g->has_dresidual) ncpu_tile_done(&g->dresidual, g->view, box, &t.dresidual);
-}
-
-/* ---- All of it ---- */
-
 enum { BOX = 32768 };
 
 /* Boxes of rows (cols), or of channels of one sample or a piece of a long run (runs), whatever the statistics' boxes were. */
-static ncpu_box apply_box_at(const gradient *g, size_t channel, size_t channels, size_t index)
+static ncpu_box apply_box_at(const ncpu_gradient *g, size_t channel, size_t channels, size_t index)
 {
     const ncpu_view *v = g->view;
     if (v->cols) {
@@ -292,14 +23,14 @@ static ncpu_box apply_box_at(const gradient *g, size_t channel, size_t channels,
                       .len = least(BOX, v->s - at)};
 }
 
-static size_t apply_boxes(const gradient *g)
+static size_t apply_boxes(const ncpu_gradient *g)
 {
     const ncpu_view *v = g->view;
     if (v->cols) return divide_up(v->n, BOX / v->c ? BOX / v->c : 1);
     return v->n * divide_up(v->s, BOX);
 }
 
-static size_t largest_box(const gradient *g)
+static size_t largest_box(const ncpu_gradient *g)
 {
     const ncpu_view *v = g->view;
     const size_t measured = g->m.rows * g->m.len * (v->cols ? 1 : g->width);
@@ -309,19 +40,19 @@ static size_t largest_box(const gradient *g)
 
 static void sum_task(void *context, ptrdiff_t task)
 {
-    const gradient *g = context;
+    const ncpu_gradient *g = context;
     const size_t t = (size_t)task, units = g->groups * g->m.chunks, padded = ncpu_padded(g->view->c);
     for (size_t u = units * t / g->tasks; u < units * (t + 1) / g->tasks; u++) {
         const size_t chunk = u / g->groups, first = u % g->groups * g->width;
         double *part = g->parts + chunk * 2 * padded + first;
-        sum_chunk(g, first, least(g->width, g->view->c - first), chunk, part, part + padded,
+        ncpu_gradient_sum(g, first, least(g->width, g->view->c - first), chunk, part, part + padded,
                   g->scratch + t * g->scratch_size);
     }
 }
 
 static void apply_task(void *context, ptrdiff_t task)
 {
-    const gradient *g = context;
+    const ncpu_gradient *g = context;
     const size_t t = (size_t)task, boxes = apply_boxes(g), groups = g->view->cols ? 1 : g->groups;
     const size_t units = groups * boxes;
     for (size_t u = units * t / g->tasks; u < units * (t + 1) / g->tasks; u++) {
@@ -329,40 +60,40 @@ static void apply_task(void *context, ptrdiff_t task)
         const size_t unit = units - 1 - u; /* what was summed last is still in cache */
         const size_t first = unit % groups * g->width;
         const ncpu_box box = apply_box_at(g, first, least(g->width, g->view->c - first), unit / groups);
-        apply_box(g, &box, g->scratch + t * g->scratch_size + sums_scratch(g));
+        ncpu_gradient_apply(g, &box, g->scratch + t * g->scratch_size + ncpu_gradient_sums_scratch(g));
     }
 }
 
 /* Groups of channels of runs that stay in cache: summed, then applied from there. */
 static void group_task(void *context, ptrdiff_t task)
 {
-    const gradient *g = context;
+    const ncpu_gradient *g = context;
     const size_t t = (size_t)task, padded = ncpu_padded(g->view->c);
     char *scratch = g->scratch + t * g->scratch_size;
     for (size_t i = g->groups * t / g->tasks; i < g->groups * (t + 1) / g->tasks; i++) {
         const size_t first = i * g->width, channels = least(g->width, g->view->c - first);
         for (size_t q = 0; q < g->m.chunks; q++) {
             double *part = g->parts + 2 * padded * t + first;
-            sum_chunk(g, first, channels, q, part, part + padded, scratch);
+            ncpu_gradient_sum(g, first, channels, q, part, part + padded, scratch);
             for (size_t j = 0; j < channels; j++) g->p1[first + j] += part[j], g->p2[first + j] += part[padded + j];
         }
         if (ncpu_team_stopped(g->team)) return;
-        settle(g, first, first + channels);
+        ncpu_gradient_settle(g, first, first + channels);
         const size_t boxes = g->has_dx || g->has_dresidual ? apply_boxes(g) : 0;
         for (size_t b = boxes; b-- > 0;) { /* what was summed last is in the nearest cache */
             if (b % 16 == 15 && ncpu_team_stopped(g->team)) return;
             const ncpu_box box = apply_box_at(g, first, channels, b);
-            apply_box(g, &box, scratch + sums_scratch(g));
+            ncpu_gradient_apply(g, &box, scratch + ncpu_gradient_sums_scratch(g));
         }
     }
 }
 
-static ncpu_status run(gradient *g)
+static ncpu_status run(ncpu_gradient *g)
 {
     const size_t c = g->view->c, padded = ncpu_padded(c), threads = (size_t)g->team->threads;
     const int by_group = !g->view->cols && (g->groups >= threads || g->m.count * c * g->x.size * 2 <= ncpu_cached_bytes());
     const size_t parts = (by_group ? least(g->groups, threads) : g->m.chunks) * 2 * padded * sizeof(double);
-    g->scratch_size = sums_scratch(g) + pack_size(g, largest_box(g));
+    g->scratch_size = ncpu_gradient_sums_scratch(g) + ncpu_gradient_pack(g, largest_box(g));
     g->scratch_size = (g->scratch_size + 63) / 64 * 64;
     char *memory = ncpu_allocate(parts + threads * g->scratch_size);
     if (!memory) return NCPU_ERROR_MEMORY;
@@ -376,10 +107,10 @@ static ncpu_status run(gradient *g)
         for (size_t q = 0; q < g->m.chunks; q++)
             for (size_t j = 0; j < c; j++)
                 g->p1[j] += g->parts[2 * q * padded + j], g->p2[j] += g->parts[(2 * q + 1) * padded + j];
-        settle(g, 0, c);
+        ncpu_gradient_settle(g, 0, c);
         void *const reals[] = {g->center, g->slope, g->curve, g->offset};
         for (size_t i = 0; i < 4 && g->view->cols; i++)
-            ncpu_repeat(reals[i], real_size(g->dtype), c, c * (ncpu_rows_beside(c) - 1) + NCPU_WRAP);
+            ncpu_repeat(reals[i], ncpu_real_size(g->dtype), c, c * (ncpu_rows_beside(c) - 1) + NCPU_WRAP);
         g->tasks = threads;
         if (!ncpu_team_stopped(g->team) && (g->has_dx || g->has_dresidual))
             ncpu_team_run(g->team, (ptrdiff_t)g->tasks, apply_task, g);
@@ -388,7 +119,7 @@ static ncpu_status run(gradient *g)
     return NCPU_OK;
 }
 
-static void store(const gradient *g, void *to, size_t j, double value)
+static void store(const ncpu_gradient *g, void *to, size_t j, double value)
 {
     if (!to) return;
     if (g->dtype == NCPU_F64) ((double *)to)[j] = value;
@@ -396,7 +127,7 @@ static void store(const gradient *g, void *to, size_t j, double value)
 }
 
 /* x's operand where the array is given. */
-static ncpu_status bring(gradient *g, const ncpu_array *array, const ncpu_array *x, ncpu_operand *operand, int *has)
+static ncpu_status bring(ncpu_gradient *g, const ncpu_array *array, const ncpu_array *x, ncpu_operand *operand, int *has)
 {
     *has = array != NULL;
     if (!array) return NCPU_OK;
@@ -411,7 +142,7 @@ ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, 
     if (activation != NCPU_NONE && activation != NCPU_RELU) return NCPU_ERROR_UNSUPPORTED;
     if (x->dtype > NCPU_BF16 || (activation == NCPU_RELU) != (y || mask) || (y && mask)) return NCPU_ERROR_ARGUMENT;
     ncpu_view view;
-    gradient g = {.kernels = ncpu_kernels_in_use(), .view = &view, .dtype = x->dtype, .training = training, .mean = mean,
+    ncpu_gradient g = {.kernels = ncpu_kernels_in_use(), .view = &view, .dtype = x->dtype, .training = training, .mean = mean,
                   .var = var, .weight = weight, .eps = eps, .mask = mask};
     int always;
     ncpu_status status = ncpu_view_of(x, channel_axis, &view);
@@ -426,8 +157,10 @@ ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, 
     const double bytes = (double)view.n * (double)view.s * (double)view.c * (double)g.x.size;
     ncpu_team_begin(&team, 5 * bytes);
     g.team = &team;
+    const int direct = g.x.direct && g.dy.direct && (!y || g.y.direct) && (!dx || g.dx.direct)
+                       && (!dresidual || g.dresidual.direct);
     ncpu_plan_measurement(&g.m, g.kernels, &view, &g.x, x->dtype,
-                          view.cols ? 0 : ncpu_channels_together(&view, &g.x, 2, (size_t)team.threads));
+                          view.cols ? 0 : ncpu_channels_together(&view, 2 * g.x.size, direct, (size_t)team.threads));
     g.width = g.m.width, g.groups = divide_up(view.c, g.width);
     g.mask_channel = (ptrdiff_t)divide_up(view.cols ? view.c : view.s, 8);
     g.mask_row = view.cols ? g.mask_channel : g.mask_channel * (ptrdiff_t)view.c;
@@ -435,7 +168,7 @@ ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, 
 
     const size_t padded = ncpu_padded(view.c), repeated = ncpu_padded(view.c * ncpu_rows_beside(view.c) + NCPU_WRAP);
     ncpu_arena arena = {NULL, 0};
-    arena.base = ncpu_allocate(padded * (4 * sizeof(double) + 1) + repeated * 4 * real_size(x->dtype) + 64);
+    arena.base = ncpu_allocate(padded * (4 * sizeof(double) + 1) + repeated * 4 * ncpu_real_size(x->dtype) + 64);
     if (!arena.base) {
         ncpu_team_end(&team);
         return NCPU_ERROR_MEMORY;
@@ -443,7 +176,7 @@ ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, 
     double **sums[] = {&g.p1, &g.p2, &g.start, &g.dweight};
     void **reals[] = {&g.center, &g.slope, &g.curve, &g.offset};
     for (size_t i = 0; i < 4; i++) *sums[i] = ncpu_take(&arena, padded * sizeof(double));
-    for (size_t i = 0; i < 4; i++) *reals[i] = ncpu_take(&arena, repeated * real_size(x->dtype));
+    for (size_t i = 0; i < 4; i++) *reals[i] = ncpu_take(&arena, repeated * ncpu_real_size(x->dtype));
     g.outside = ncpu_take(&arena, padded);
     memset(arena.base, 0, arena.used);
     for (size_t j = 0; j < view.c; j++) g.start[j] = x->dtype == NCPU_F64 ? mean[j] : (double)(float)mean[j];

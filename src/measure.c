@@ -220,11 +220,11 @@ void ncpu_measure_chunk(const ncpu_measurement *m, size_t channel, size_t channe
     }
 }
 
-size_t ncpu_channels_together(const ncpu_view *view, const ncpu_operand *x, size_t arrays, size_t threads)
+size_t ncpu_channels_together(const ncpu_view *view, size_t size, int direct, size_t threads)
 {
-    const size_t run = view->s * x->size + (view->s == 0), channel = arrays * view->n * run + (view->n == 0);
+    const size_t run = view->s * size + (view->s == 0), channel = view->n * run + (view->n == 0);
     const size_t all = channel * view->c, own = ncpu_cache_bytes(2) / 2, shared = ncpu_cache_bytes(3) / 3 / threads;
-    const size_t budget = all <= own || !x->direct ? LEAST_GROUP : own > shared ? own : shared;
+    const size_t budget = all <= own || !direct ? LEAST_GROUP : own > shared ? own : shared;
 
     const size_t most = least(budget / channel ? budget / channel : 1, divide_up(view->c, threads));
     const size_t groups = divide_up(divide_up(view->c, most), threads) * threads;

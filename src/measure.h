@@ -41,8 +41,9 @@ void ncpu_measure_chunk(const ncpu_measurement *m, size_t channel, size_t channe
                         const ncpu_moments_state *into, void *scratch, ncpu_team *team);
 
 /* How many channels of runs to take at once, on so many threads: the blocks of a group are read in the order of memory,
- * and what was read of all its `arrays` is still in cache when it is read again. */
-size_t ncpu_channels_together(const ncpu_view *view, const ncpu_operand *x, size_t arrays, size_t threads);
+ * and its elements, of `size` bytes in all that is read, are still in cache when they are read again.  direct: no tile is
+ * a copy. */
+size_t ncpu_channels_together(const ncpu_view *view, size_t size, int direct, size_t threads);
 
 /* All channels, on the team: total must have room for the padded number of channels. */
 ncpu_status ncpu_measure(ncpu_measurement *m, const ncpu_moments_state *total, ncpu_team *team);

@@ -46,7 +46,7 @@ static ncpu_status measure_array(const ncpu_array *x, int axis, const ncpu_momen
     /* Few channels are laid side by side, which a strip of them could not be. */
     const int strips = team->threads > 1 && view.c >= 64 * (size_t)team->threads;
     ncpu_plan_measurement(&m, ncpu_kernels_in_use(), &view, &operand, x->dtype,
-                          !view.cols ? ncpu_channels_together(&view, &operand, 1, (size_t)team->threads)
+                          !view.cols ? ncpu_channels_together(&view, operand.size, operand.direct, (size_t)team->threads)
                           : strips ? ncpu_padded(view.c / (size_t)team->threads + 1) : 0);
     return ncpu_measure(&m, result, team);
 }
