@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folding in exported models: every affine operation that can go into weights exactly goes there."""
+"""Folding in exported models: every affine operation that can go into weights exactly goes there.
 
-from __future__ import annotations
+    folded, report = normcpu.onnx.fold("model.onnx")
+    normcpu.onnx.save(folded, "folded.onnx")
 
-import onnx_ir as ir
+Wants the extra `onnx`: pip install "normcpu[onnx]".  `normcpu fold` is the same on the command line.
+"""
 
-from .engine import Engine, Options, Record
+try:
+    import onnx_ir  # noqa: F401
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f'{missing.name} is not installed: folding models wants pip install "normcpu[onnx]"', name=missing.name
+    ) from None
 
-__all__ = ["Options", "Record", "fold_ir"]
+from .engine import Record
+from .fold import fold
+from .report import Report
+from .save import ModelError, load, save
+from .verify import CannotRun, Reference, Verification
 
-
-def fold_ir(model: ir.Model, options: Options | None = None) -> tuple[ir.Model, list[Record], bool]:
-    engine = Engine(model, options or Options())
-    engine.run()
-    return model, engine.records, engine.changed
+__all__ = ["CannotRun", "ModelError", "Record", "Reference", "Report", "Verification", "fold", "load", "save"]

@@ -107,7 +107,7 @@ def bias(net: Net, node: ir.Node, s: Array, t: Array) -> list[Action]:
         return []
     if known is not None and (s == 1).all() and not t.any():
         return []
-    dtype = net.float_type(node.inputs[0])
+    dtype = net.float_type(node.inputs[1])
     if known is not None and known.shape not in ((s.size,), (1,)):
         raise Refused(f"the bias of {node.op_type} {title(node)} has shape {known.shape} for {s.size} channels")
     set_constant(net, node, 2, t if known is None else s * known + t, dtype, "bias")  # refuses what overflows
@@ -137,7 +137,7 @@ def _gemm_bias(net: Net, node: ir.Node, s: Array, t: Array) -> list[Action]:
     """C' = s beta C + t, and beta = 1."""
     if constant_input(net, node, 2) is None and not t.any():
         return []
-    dtype = net.float_type(node.inputs[0])
+    dtype = net.float_type(node.inputs[1])
 
     def made() -> Array:
         known = constant_input(net, node, 2)

@@ -13,6 +13,9 @@ from .affine import Dim, Refused
 from .constants import Constants, Evaluated, is_float
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+LIKE_INPUT = {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization",
+              "RMSNormalization", "SimplifiedLayerNormalization", "Identity", "Dropout", "Relu", "LeakyRelu", "Sigmoid",
+              "Tanh", "HardSwish", "HardSigmoid", "Elu", "Selu", "Gelu", "Swish", "Mish", "Clip", "Neg", "Abs"}  # fmt: skip
 SEES_NO_VALUES = {"Shape", "Size"}  # readers of the sizes alone
 
 
@@ -43,7 +46,8 @@ class Net:
             return value.dtype
         if value.const_value is not None:
             return value.const_value.dtype
-        return self.inferred.get(value.name or "", (None, None))[0]
+        found = self.inferred.get(value.name or "", (None, None))[0]
+        return self.dtype(_like(value)) if found is None else found
 
     def float_type(self, value: ir.Value | None) -> ir.DataType:
         found = self.dtype(value)
@@ -58,6 +62,8 @@ class Net:
         if dims is None and (node := value.producer()) is not None and node.op_type in ("Conv", "ConvTranspose"):
             weight = node.inputs[1]
             dims = None if weight is None else [None] * len(self.shape(weight))
+        if dims is None and (same := _like(value)) is not None:
+            return self.shape(same)
         if dims is None:
             raise Refused(f"the number of axes of {value.name!r} is not known")
         return [d if isinstance(d, int) else _symbol(d) or f"{k}@{value.name}" for k, d in enumerate(dims)]
@@ -210,6 +216,12 @@ def infer(model: ir.Model) -> dict[str, tuple[ir.DataType | None, list[Any] | No
         return {}
     walk(inferred.graph)
     return {name: entry for name, entry in found.items() if name not in clashes}
+
+
+def _like(value: ir.Value) -> ir.Value | None:
+    """The input whose type and shape a value has, for operations that ONNX does not infer them for."""
+    node = value.producer()
+    return node.inputs[0] if node is not None and node.op_type in LIKE_INPUT and value.index() == 0 else None
 
 
 def _symbol(dim: Any) -> str | None:
