@@ -11,11 +11,12 @@ import onnx_ir as ir
 from . import branches, linear, move, norms, pointwise, pool  # noqa: F401  (they enter their rules)
 from .affine import Refused
 from .branches import merge_branches
+from .compose import compose_norms
 from .net import Net, title
 from .norms import read_norm, reset_norm
 from .prepare import fold_preparations
 from .push import Mover, Plan, Step
-from .read import Chain, composites, is_bias, read
+from .read import Chain, composites, is_bias, masked_attention, read
 from .spell import respell, spelled
 
 OPSETS = range(7, 29)  # whose operations these rules were written for
@@ -51,7 +52,10 @@ class Engine:
         self.changed = False
         fold_preparations(model, options.skip)
         self.net = Net(model)
-        self.frozen = composites(self.net)
+        stay = {} if "N6" in options.skip else compose_norms(self.net, options.target)
+        self.frozen = composites(self.net) | stay
+        if options.target == "onnxruntime":
+            self.frozen |= masked_attention(self.net)
         self.frozen |= {n: "is to be kept" for n in self.net.nodes() if title(n) in options.keep}
         self.mover = Mover(self.net, options.skip, self.frozen)
 
@@ -120,10 +124,8 @@ class Engine:
                 continue
             self._commit(plan, chain)
             return True
-        if len(chain.nodes) > 1:
-            for nodes in (chain.nodes,):
-                if self._merge(Chain(nodes, chain.index, chain.affine)):
-                    return True
+        if self._merge(chain):
+            return True
         for node in chain.nodes:
             self.kept[node] = f"backwards: {reasons[0]}; forwards: {reasons[1]}"
         return False
@@ -166,9 +168,9 @@ class Engine:
 
     def _merge(self, chain: Chain) -> bool:
         """X1.  Fewer operations for the same affine."""
-        if "X1" in self.options.skip or spelled(self.net, chain.y, chain.affine) >= len(chain.nodes):
-            return False
         try:
+            if "X1" in self.options.skip or spelled(self.net, chain.y, chain.affine) >= len(chain.nodes):
+                return False
             if chain.affine.is_identity:
                 self._can_go(chain)
                 act: Callable[[], None] = lambda: self.net.bypass(chain.y, chain.x)  # noqa: E731

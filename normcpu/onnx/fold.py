@@ -110,7 +110,7 @@ def _culprit(again: Callable[[], ir.Model], options: Options, report: Report, re
 def _reader(model: Source) -> Callable[[], ir.Model]:
     """Reads the model anew each time: folding changes what it is given."""
     if isinstance(model, onnx.ModelProto):
-        return lambda: ir.fromwith_data(onnx.ModelProto.FromString(model.SerializeToString()))
+        return lambda: ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
     if isinstance(model, ir.Model):
         return model.clone
     return lambda: load(model)

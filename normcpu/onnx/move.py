@@ -239,7 +239,8 @@ def data_movement_backward(mover: Mover, node: ir.Node, output: int, affine: Aff
     assert x is not None
     shape = net.shape(x)
     which, _ = _selections(net, node, shape)[output]
-    alone = len(net.readers(x)) == 1 and not any(o.uses() for o in node.outputs if o is not node.outputs[output])
+    others = [o for o in node.outputs if o is not node.outputs[output]]
+    alone = len(net.readers(x)) == 1 and not any(o.uses() or o.is_graph_output() for o in others)
 
     def inward(a: Array, neutral: float) -> Array:
         if node.op_type == "Gather":

@@ -84,6 +84,7 @@ def norm_backward(mover: Mover, node: ir.Node, output: int, affine: Affine) -> P
         raise Refused(f"{node.op_type} {title(node)} has no bias")
     plan = mover.step(node)
     plan.actions += _set(net, node, lambda w: s * w, lambda b: s * b + t, force_bias=bool(t.any()))
+    plan.sole.append(node)
     return plan
 
 

@@ -81,13 +81,13 @@ def _new_shift(net: Net, node: ir.Node, reading: Reading, shift: Affine) -> Plan
     value = node.inputs[index]
     dtype = net.float_type(value)
     exact = -shift.shift if node.op_type == "Sub" else shift.shift
-    return Plan([], [set_constant(net, node, index, exact, dtype, f"{value.name if value else node.name}_folded")])
+    return Plan([], [set_constant(net, node, index, exact, dtype, f"{value.name if value else node.name}_folded")], [node])
 
 
 def _compose(net: Net, node: ir.Node, reading: Reading, both: Affine) -> Plan:
     if spelled(net, node.outputs[0], both) > 1:
         raise Refused(f"{node.op_type} {title(node)} and this one together are still two operations")
-    return Plan([], [respell(net, [node], reading.index, both)])
+    return Plan([], [respell(net, [node], reading.index, both)], [node])
 
 
 def _product_backward(mover: Mover, node: ir.Node, affine: Affine) -> Plan:

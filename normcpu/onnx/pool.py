@@ -163,4 +163,5 @@ def recurrent_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -
         hint = f"{node.inputs[1].name if node.inputs[1] else title(node)}_bias"
         plan.actions.append(set_constant(mover.net, node, 3, biases, mover.net.float_type(node.inputs[1]), hint))
     plan.actions += scale_weight(mover.net, node, 1, s, 2)
+    plan.sole.append(node)
     return plan

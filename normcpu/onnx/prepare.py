@@ -42,7 +42,7 @@ def sink_into_branches(model: ir.Model) -> None:
         value = node.outputs[0]
         uses = list(value.uses())
         graphs = {use.node.graph for use in uses}
-        if value.is_graph_output() or len(graphs) < 2 or not all(u.node.op_type in AFFINE for u in uses):
+        if not uses or value.is_graph_output() or not any(u.node.op_type in AFFINE for u in uses):
             continue
         if not constants.is_constant(node.inputs[1]) or not _branches_of_one_if(graphs, node.graph):
             continue

@@ -8,7 +8,7 @@ A rule is a function that takes the affine across one operation.  It names where
 pushing further, and ends in weights.  Nothing is changed until a plan is complete and its actions are run.
 
 Two paths may meet in one operation (both operands of a Mul, two inputs of a Concat): an action reads the weights as
-they are when it runs, and each operation is linear in each operand, so what the paths ask for multiplies up.
+they are when it runs, and each operation is linear in each operand, so what the paths ask for multiplies up.  Actions that cannot do so name their node in `sole`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,17 @@ class Step(NamedTuple):
 
 @dataclass
 class Plan:
-    """Steps for the report, and what to do, in order."""
+    """Steps for the report, and what to do, in order.
+
+    `sole` are nodes whose actions replace what they found when they were planned: a plan has each of them once.
+    """
 
     steps: list[Step] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
+    sole: list[ir.Node] = field(default_factory=list)
 
     def __add__(self, other: Plan) -> Plan:
-        return Plan(self.steps + other.steps, self.actions + other.actions)
+        return Plan(self.steps + other.steps, self.actions + other.actions, self.sole + other.sole)
 
     def run(self) -> None:
         for act in self.actions:
@@ -100,7 +104,11 @@ class Mover:
     def attempt(self, go: Callable[[], Plan]) -> Plan:
         """One affine's way, from its beginning."""
         self.depth = self.looked = 0
-        return go()
+        plan = go()
+        for k, node in enumerate(plan.sole):
+            if node in plan.sole[:k]:
+                raise Refused(f"two paths meet in {node.op_type} {title(node)}")
+        return plan
 
     def pull(self, node: ir.Node, index: int, affine: Affine) -> Plan:
         value = node.inputs[index]
@@ -186,4 +194,4 @@ class Mover:
         check_range(made, affine.scale * 0 + 1, dtype, f"constant {value.name!r}", None)
         net = self.net
         act = lambda: net.set_input(node, index, new_constant(net, made, dtype, f"{value.name}_folded"))  # noqa: E731
-        return Plan([Step("B7", value.name or "", "constant")], [act])
+        return Plan([Step("B7", value.name or "", "constant")], [act], [node])

@@ -156,6 +156,29 @@ def composites(net: Net) -> dict[ir.Node, str]:
     return found
 
 
+def masked_attention(net: Net) -> dict[ir.Node, str]:
+    """softmax(q k^T / c + mask), which ONNX Runtime's Attention takes as a whole, the scale with it."""
+    found = {}
+    for node in net.nodes():
+        if node.op_type != "Softmax" or node.domain:
+            continue
+        mask = _producer(node, 0)
+        if mask is None or mask.op_type != "Add":
+            continue
+        for index in (0, 1):
+            scale = _producer(mask, index)
+            if scale is not None and scale.op_type in ("Mul", "Div") and _has_constant(net, scale):
+                product = _producer(scale, 0) or _producer(scale, 1)
+                if product is not None and product.op_type == "MatMul":
+                    found[scale] = "scales a masked attention that ONNX Runtime fuses as a whole"
+    return found
+
+
+def _producer(node: ir.Node, index: int) -> ir.Node | None:
+    value = node.inputs[index]
+    return None if value is None else value.producer()
+
+
 def _gelu(net: Net, function: ir.Node, found: dict[ir.Node, str]) -> None:
     """x * (1 + erf(x / sqrt 2)) * 0.5, the 0.5 anywhere; tanh(0.7979 (x + 0.0447 x^3)) for erf in the other GELU."""
     name = "is part of a GELU"

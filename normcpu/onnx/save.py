@@ -6,8 +6,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 24)  # bytes; protobuf holds 2 GiB, of which 16 MiB are for the graph
@@ -26,14 +28,27 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     if not where.is_file():
         raise ModelError(f"{path}: no such file" if not where.exists() else f"{path}: not a file")
     try:
-        model = ir.load(where)
+        proto = onnx.load(where, load_external_data=False)
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, where.parent)
     except Exception as error:  # protobuf's, onnx's and onnx_ir's own kinds: whatever it is, it is no model
         raise ModelError(f"{path}: not a readable ONNX model: {_first_line(error)}") from error
+    if any(graph.sparse_initializer for graph in _graphs(proto.graph)):
+        raise ModelError(f"{path}: has sparse initializers, which cannot be read here")
     if not len(model.graph) and not model.graph.outputs:
         raise ModelError(f"{path}: not an ONNX model, or an empty one")
-    for value in model.graph.initializers.values():
-        _check_tensor(path, value)
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for value in graph.initializers.values():
+            _check_tensor(path, value)
     return model
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _graphs(attribute.g)
 
 
 def _check_tensor(path: str | os.PathLike[str], value: ir.Value) -> None:
@@ -41,7 +56,13 @@ def _check_tensor(path: str | os.PathLike[str], value: ir.Value) -> None:
     if isinstance(tensor, ir.ExternalTensor):
         size = os.path.getsize(tensor.path) if os.path.isfile(tensor.path) else -1
         if size < (tensor.offset or 0) + tensor.nbytes:
-            raise ModelError(f"{path}: the data of {value.name!r} is not in {tensor.location!r}")
+            raise ModelError(f"{path}: the data of {value.name!r} is not in {str(tensor.location)!r}")
+    elif tensor is not None and tensor.dtype != ir.DataType.STRING:
+        try:
+            held = tensor.numpy().nbytes
+        except Exception as error:  # what it says of its size, and holds, are two things
+            raise ModelError(f"{path}: initializer {value.name!r} is damaged: {_first_line(error)}") from error
+        del held
 
 
 def external_files(model: ir.Model) -> set[Path]:

@@ -8,6 +8,7 @@ into one weight rounds once, and so that no more than one large tensor is in mem
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -19,7 +20,10 @@ from .net import Net, numpy_type, title
 
 Action = Callable[[], None]
 BLOCK = 1 << 22  # elements that are float64 at a time
-SIGNED = {ir.DataType.INT4, ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32}
+MOVES = {"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Cast"}
+LEAST: dict[ir.DataType | None, int] = {
+    ir.DataType.INT4: -8, ir.DataType.INT8: -128, ir.DataType.INT16: -(1 << 15), ir.DataType.INT32: -(1 << 31),
+}  # fmt: skip
 
 
 def scale_weight(net: Net, node: ir.Node, index: int, factors: Array, axis: int | None) -> list[Action]:
@@ -31,9 +35,8 @@ def scale_weight(net: Net, node: ir.Node, index: int, factors: Array, axis: int 
     weight = node.inputs[index]
     if weight is None or not net.constants.is_constant(weight):
         raise Refused(f"{_whose(node, index)} is {_why_not_constant(net, weight)}")
-    dequantize = _dequantize_behind(weight)
-    if dequantize is not None:
-        return _scale_quantised(net, node, index, dequantize, factors, axis)
+    if _is_quantised(weight):
+        return _scale_quantised(net, node, index, factors, axis)
     dtype = net.float_type(weight)
     check_range(_exact(net, weight), factors, dtype, f"{_whose(node, index)}", axis)
 
@@ -132,80 +135,95 @@ def _scaled(net: Net, weight: ir.Value, factors: Array, dtype: ir.DataType) -> i
     return value
 
 
-def _dequantize_behind(value: ir.Value) -> ir.Node | None:
-    """The DequantizeLinear that makes this constant, looking through operations that only move it."""
+def _is_quantised(value: ir.Value) -> bool:
+    """Whether a DequantizeLinear makes this constant, perhaps followed by operations that only move it."""
     node = value.producer()
-    while node is not None and node.op_type in ("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Cast"):
+    while node is not None and node.op_type in MOVES:
         first = node.inputs[0]
         node = None if first is None else first.producer()
-    return node if node is not None and node.op_type == "DequantizeLinear" else None
+    return node is not None and node.op_type == "DequantizeLinear"
 
 
-def _scale_quantised(
-    net: Net, node: ir.Node, index: int, dequantize: ir.Node, factors: Array, axis: int | None
-) -> list[Action]:
-    """(q - zero) scale s = (+-q - 0) (scale |s|): the scales take |s|, the integers the sign, the grid stays.
+class _Requantised(NamedTuple):
+    dequantize: ir.Node
+    q: Evaluated | None  # None where the integers stay
+    scale: Array
+    zero: Evaluated | None
+    axis: int
 
-    Source: the integers are negated only where zero is 0, and the least one has no negative.
-    """
-    weight = node.inputs[index]
-    if weight is None or weight.producer() is not dequantize:
-        raise Refused(f"{_whose(node, index)} is quantised, and moved after its DequantizeLinear")
-    if integer(dequantize, "block_size"):
-        raise Refused(f"{_whose(node, index)} is quantised in blocks")
-    q_value, scale_value = dequantize.inputs[0], dequantize.inputs[1]
-    assert q_value is not None and scale_value is not None
-    q, scale = net.constants.value(q_value), net.constants.value(scale_value)
-    zero = net.constants.value(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
-    if q is None or scale is None:
-        raise Refused(f"{_whose(node, index)} is quantised with scales that are not constant")
-    if factors.size > 1 and axis is None:
-        raise Refused(f"{_whose(node, index)} is quantised: its scales vary along one axis, these factors along two")
-    s = factors.ravel()
-    where = integer(dequantize, "axis", 1) % max(q.ndim, 1)
-    if s.size > 1 and scale.size > 1 and where != axis:
-        raise Refused(f"{_whose(node, index)} is quantised along axis {where}, the factors go along axis {axis}")
-    if s.size > 1 and scale.size == 1:
-        if net.opset < 13:
-            raise Refused(f"{_whose(node, index)} is quantised per tensor, and opset {net.opset} knows no other way")
-        assert axis is not None
-        where = axis
-    flipped = np.broadcast_to(s < 0, (q.shape[where],) if s.size > 1 or scale.size > 1 else (1,))
-    dtype = net.dtype(q_value)
-    if flipped.any():
-        lines = np.moveaxis(q, where, 0) if flipped.size > 1 else q[None]
-        if zero is not None and zero.any():
-            raise Refused(f"{_whose(node, index)} has a zero point, so a negative scale cannot flip its signs")
-        if dtype not in SIGNED or (lines[flipped] == np.iinfo(q.dtype).min).any():
-            raise Refused(f"{_whose(node, index)} has integers that have no negative")
-        q = np.where(np.moveaxis(np.broadcast_to(flipped.reshape((-1,) + (1,) * (lines.ndim - 1)), lines.shape), 0, where)
-                     if flipped.size > 1 else True, -q, q).astype(q.dtype)  # fmt: skip
-    scale_type = net.float_type(scale_value)
-    new_scale = scale * np.abs(s) if s.size > 1 or scale.ndim == 0 or scale.size > 1 else scale * np.abs(s[0])
-    if s.size == 1:
-        new_scale = (scale * abs(float(s[0]))).reshape(scale.shape)
-    check_range(new_scale, np.ones(()), scale_type, f"the scale of {_whose(node, index)}", 0 if new_scale.ndim else None)
-    if not (new_scale > 0).all():
-        raise Refused(f"{_whose(node, index)} is quantised, and a scale would be zero")
+
+def _scale_quantised(net: Net, node: ir.Node, index: int, factors: Array, axis: int | None) -> list[Action]:
+    """Q1.  (q - zero) scale s = (+-q - zero) (scale |s|): the scales take |s|, the integers the sign, the grid stays."""
+    _requantise(net, node, index, factors, axis)
 
     def act() -> None:
-        inputs = list(dequantize.inputs)
-        inputs[0] = net.constant(ir.Tensor(q, dtype=dtype), f"{q_value.name}_folded") if flipped.any() else q_value
-        inputs[1] = new_constant(net, new_scale, scale_type, f"{scale_value.name}_folded")
-        if len(inputs) > 2 and zero is not None and zero.size == 1 and new_scale.size > 1:
-            spread = np.broadcast_to(zero.ravel(), new_scale.shape).copy()
-            inputs[2] = net.constant(ir.Tensor(spread, dtype=net.dtype(inputs[2])), f"{scale_value.name}_zero")
-        attributes = [a for a in dequantize.attributes.values() if a.name != "axis"]
+        made = _requantise(net, node, index, factors, axis)
+        old, weight = made.dequantize, node.inputs[index]
+        q, scale = old.inputs[0], old.inputs[1]
+        assert q is not None and scale is not None and weight is not None and node.graph is not None
+        inputs = [q, new_constant(net, made.scale, net.float_type(scale), f"{scale.name}_folded"), *old.inputs[2:]]
+        if made.q is not None:
+            inputs[0] = net.constant(ir.Tensor(made.q, dtype=net.dtype(q)), f"{q.name}_folded")
+        if made.zero is not None:
+            inputs[2] = net.constant(ir.Tensor(made.zero, dtype=net.dtype(q)), f"{q.name}_zero_folded")
+        attributes = [a for a in old.attributes.values() if a.name != "axis"]
         if net.opset >= 13:
-            attributes.append(ir.AttrInt64("axis", where))
-        made = ir.Node("", "DequantizeLinear", inputs, attributes, name=net.fresh(f"{title(dequantize)}_folded"))
-        made.outputs[0].name = net.fresh(f"{weight.name}_folded")
-        made.outputs[0].shape, made.outputs[0].type = weight.shape, ir.TensorType(scale_type)
-        assert node.graph is not None
-        node.graph.insert_before(node, made)
-        net.set_input(node, index, made.outputs[0])
+            attributes.append(ir.AttrInt64("axis", made.axis))
+        new = ir.Node("", "DequantizeLinear", inputs, attributes, name=net.fresh(f"{title(old)}_folded"))
+        output = new.outputs[0]
+        output.name = net.fresh(f"{weight.name}_folded")
+        output.shape, output.type = weight.shape, ir.TensorType(net.float_type(scale))
+        node.graph.insert_before(node, new)
+        net.set_input(node, index, output)
 
     return [act]
+
+
+def _requantise(net: Net, node: ir.Node, index: int, factors: Array, axis: int | None) -> _Requantised:
+    """The new integers and scales, refused where the grid would have to change."""
+    what, weight = _whose(node, index), node.inputs[index]
+    dequantize = None if weight is None else weight.producer()
+    if dequantize is None or dequantize.op_type != "DequantizeLinear":
+        raise Refused(f"{what} is quantised, and moved after its DequantizeLinear")
+    q, scale, zero = (net.constants.value(i) for i in (*dequantize.inputs, None)[:3])
+    if q is None or scale is None or (len(dequantize.inputs) > 2 and dequantize.inputs[2] is not None and zero is None):
+        raise Refused(f"{what} is quantised with parameters that are not constant")
+    if integer(dequantize, "block_size") or scale.ndim > 1:
+        raise Refused(f"{what} is quantised in blocks")
+    s = factors.ravel()
+    where = integer(dequantize, "axis", 1) % q.ndim
+    if s.size > 1 and (axis is None or (scale.size > 1 and where != axis)):
+        raise Refused(f"{what} is quantised along axis {where}, and the factors vary along another")
+    if s.size > 1 and scale.size == 1 and net.opset < 13:
+        raise Refused(f"{what} is quantised per tensor, and opset {net.opset} knows no other way")
+    if s.size > 1 and axis is not None:
+        where = axis
+    per_channel = s.size > 1 or scale.size > 1
+    new_scale = np.asarray(scale.ravel() * np.abs(s) if per_channel else scale * abs(float(s[0])))
+    scale_type = net.float_type(dequantize.inputs[1])
+    check_range(new_scale, np.ones(()), scale_type, f"the scale of {what}", 0 if new_scale.ndim else None)
+    if not (new_scale > 0).all():
+        raise Refused(f"{what} is quantised, and a scale would be 0")
+    if per_channel and zero is not None:
+        zero = np.broadcast_to(zero.ravel(), new_scale.shape).copy()
+    return _Requantised(dequantize, _flipped(net, dequantize, q, s, zero, where, what), new_scale, zero, where)
+
+
+def _flipped(
+    net: Net, dequantize: ir.Node, q: Evaluated, s: Array, zero: Evaluated | None, axis: int, what: str
+) -> Evaluated | None:
+    """The integers with the signs of s; the least of a type has no negative, and a zero point would have to move."""
+    if not (s < 0).any():
+        return None
+    shape = [1] * q.ndim
+    if s.size > 1:
+        shape[axis] = -1
+    flip = np.broadcast_to((s < 0).reshape(shape), q.shape)
+    if zero is not None and zero.any():
+        raise Refused(f"{what} has a zero point, so a negative factor cannot flip its signs")
+    if net.dtype(dequantize.inputs[0]) not in LEAST or (q[flip] == LEAST[net.dtype(dequantize.inputs[0])]).any():
+        raise Refused(f"{what} has integers that have no negative")
+    return np.where(flip, -q, q).astype(q.dtype)
 
 
 def _whose(node: ir.Node, index: int) -> str:
@@ -224,12 +242,3 @@ def _why_not_constant(net: Net, value: ir.Value | None) -> str:
     if value.is_initializer() and value.is_graph_input():
         return "an initializer that callers may override, being a graph input too"
     return "computed at run time"
-
-
-def describe(node: ir.Node, index: int) -> str:
-    return _whose(node, index)
-
-
-__all__ = ["Action", "check_range", "constant_input", "describe", "new_constant", "rounded", "scale_weight", "set_constant", "weight_shape"]
-
-
