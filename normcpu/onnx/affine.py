@@ -173,7 +173,7 @@ def _equal_products(src: list[int], dst: list[int], first: int) -> list[tuple[li
     return result
 
 
-def reshaped(src: Sequence[Dim], wanted: Sequence[int], unknown: str, allow_zero: bool = False) -> list[Dim]:
+def reshaped(src: Sequence[Dim], wanted: Sequence[Dim], unknown: str, allow_zero: bool = False) -> list[Dim]:
     """The shape that Reshape(wanted) makes of (*src): 0 copies the axis, -1 is what remains (`unknown` if unclear)."""
     if any(n == 0 and k >= len(src) for k, n in enumerate(wanted)) and not allow_zero:
         raise Refused(f"a reshape to {_show(wanted)} copies axes that {_show(src)} does not have")
@@ -184,6 +184,8 @@ def reshaped(src: Sequence[Dim], wanted: Sequence[int], unknown: str, allow_zero
     known = int(np.prod([n for n in src if isinstance(n, int)], dtype=np.int64))
     for n in dst:
         if isinstance(n, str):
+            if n not in names:
+                return [unknown if n == -1 else n for n in dst]
             names.remove(n)
     product = int(np.prod([n for n in dst if isinstance(n, int) and n != -1], dtype=np.int64))
     rest: Dim = unknown

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 Evaluated = np.ndarray[Any, Any]
 LARGEST = 1 << 28  # elements that evaluating a constant may create: ConstantOfShape of a hostile file asks for more
+KEPT = 1 << 16  # elements of a result that is kept; larger ones are evaluated again
 DEEPEST = 64  # operations between a constant and its initializer
 
 
@@ -61,8 +62,9 @@ class Constants:
     An initializer that is also a graph input can be overridden at run time since IR 4, so it is no constant then.
     """
 
-    def __init__(self, ir_version: int) -> None:
+    def __init__(self, ir_version: int, dtype: Callable[[ir.Value | None], ir.DataType | None]) -> None:
         self.inputs_are_constant = ir_version < 4
+        self.dtype = dtype  # of values that are not constant: CastLike(constant, x) needs the type of x
         self.made: dict[ir.Value, Evaluated] = {}  # results of operations on constants; initializers are not kept
         self.exact: dict[ir.Value, Callable[[], Evaluated]] = {}  # folded weights, before their rounding
 
@@ -76,6 +78,8 @@ class Constants:
             return False
         if node.op_type == "Constant":
             return "sparse_value" not in node.attributes
+        if node.op_type == "CastLike":
+            return self.dtype(node.inputs[1]) is not None and self.is_constant(node.inputs[0], depth + 1)
         return (
             node.op_type in OPERATIONS
             and any(i is not None for i in node.inputs)
@@ -98,6 +102,8 @@ class Constants:
             made = self._evaluate(value)
             if made is None:
                 return None
+            if made.size > KEPT:
+                return made
             self.made[value] = made
         return self.made[value]
 
@@ -108,15 +114,16 @@ class Constants:
         tensor = value.const_value if value.is_initializer() else None
         if tensor is not None:
             return lambda: to_double(tensor.numpy())
-        made = self.value(value)
-        assert made is not None
-        return lambda: made
+        return _again(self, value)
 
     def _evaluate(self, value: ir.Value) -> Evaluated | None:
         node = value.producer()
         assert node is not None
         if node.op_type == "Constant":
             return _of_attribute(node)
+        if node.op_type == "CastLike":
+            x, dtype = self.value(node.inputs[0]), self.dtype(node.inputs[1])
+            return None if x is None or dtype is None else to_double(x.astype(dtype.numpy()))
         inputs = [self.value(i) for i in node.inputs]
         if any(a is None and i is not None for a, i in zip(inputs, node.inputs, strict=True)):
             return None
@@ -126,6 +133,12 @@ class Constants:
         except (ValueError, IndexError, TypeError, OverflowError, MemoryError, ZeroDivisionError):
             return None
         return None if made is None or made.size > LARGEST else to_double(made)
+
+
+def _again(constants: Constants, value: ir.Value) -> Callable[[], Evaluated]:
+    made = constants.value(value)
+    assert made is not None
+    return lambda: made
 
 
 def _of_attribute(node: ir.Node) -> Evaluated | None:
@@ -214,7 +227,6 @@ def _dequantize(node: ir.Node, q: Evaluated, scale: Evaluated, zero: Evaluated |
 OPERATIONS: dict[str, Callable[..., Evaluated | None]] = {
     "Identity": lambda node, x: x,
     "Cast": _cast,
-    "CastLike": lambda node, x, like: x if is_float(like.dtype) else x.astype(like.dtype),
     "Sqrt": lambda node, x: np.sqrt(x),
     "Reciprocal": lambda node, x: 1 / x,
     "Exp": lambda node, x: np.exp(x),

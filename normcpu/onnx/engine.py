@@ -16,7 +16,7 @@ from .net import Net, title
 from .norms import read_norm, reset_norm
 from .prepare import fold_preparations
 from .push import Mover, Plan, Step
-from .read import Chain, composites, is_bias, masked_attention, read
+from .read import ARITHMETIC, Chain, composites, is_bias, masked_attention, read
 from .spell import respell, spelled
 
 OPSETS = range(7, 29)  # whose operations these rules were written for
@@ -52,8 +52,7 @@ class Engine:
         self.changed = False
         fold_preparations(model, options.skip)
         self.net = Net(model)
-        stay = {} if "N6" in options.skip else compose_norms(self.net, options.target)
-        self.frozen = composites(self.net) | stay
+        self.frozen = composites(self.net) | compose_norms(self.net, options.skip)
         if options.target == "onnxruntime":
             self.frozen |= masked_attention(self.net)
         self.frozen |= {n: "is to be kept" for n in self.net.nodes() if title(n) in options.keep}
@@ -66,6 +65,9 @@ class Engine:
             return
         while self._round():
             self.changed = True
+        for node, why in self.frozen.items():
+            if node.graph is not None and node.op_type in ARITHMETIC | {"BatchNormalization", *norms.NORMS}:
+                self.kept[node] = f"it {why}"
         self.records += [Record(title(n), n.op_type, "kept", [], why) for n, why in self.kept.items()]
         self.net.sweep()
 

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from .affine import Affine, Array, Dim, Refused, regroup, reshaped
+from .affine import Affine, Array, Dim, Refused, regroup
 from .constants import Evaluated, attribute_or_input, integer, ints, text
 from .net import FLOATS, Net, title
 from .push import Mover, Plan, backward, forward
+from .shapes import shape_of
 
 WIDTH = {ir.DataType.BFLOAT16: 0, ir.DataType.FLOAT16: 0, ir.DataType.FLOAT: 1, ir.DataType.DOUBLE: 2}
 
@@ -98,10 +99,7 @@ def _reshape_shapes(net: Net, node: ir.Node) -> tuple[list[Dim], list[Dim]]:
     src = net.shape(x)
     unknown = f"-1@{node.outputs[0].name}"
     if node.op_type == "Reshape":
-        wanted = attribute_or_input(net.constants, node, "shape", 1)
-        if wanted is None:
-            return src, net.shape(node.outputs[0])
-        return src, reshaped(src, wanted, unknown, bool(integer(node, "allowzero")))
+        return src, shape_of(net, node, node.outputs[0].name or "") or net.shape(node.outputs[0])
     if node.op_type == "Flatten":
         axis = integer(node, "axis", 1)
         axis += len(src) if axis < 0 else 0

@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from .affine import Dim, Refused
 from .constants import Constants, Evaluated, is_float
+from .shapes import SAME_TYPE, shape_of
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
-LIKE_INPUT = {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization",
-              "RMSNormalization", "SimplifiedLayerNormalization", "Identity", "Dropout", "Relu", "LeakyRelu", "Sigmoid",
-              "Tanh", "HardSwish", "HardSigmoid", "Elu", "Selu", "Gelu", "Swish", "Mish", "Clip", "Neg", "Abs"}  # fmt: skip
-SEES_NO_VALUES = {"Shape", "Size"}  # readers of the sizes alone
+SEES_NO_VALUES = {("Shape", 0), ("Size", 0), ("CastLike", 1)}  # inputs whose sizes or type alone matter
 
 
 class Net:
@@ -26,8 +25,9 @@ class Net:
         self.model = model
         self.opset = model.opset_imports.get("", 0)
         self.ir_version = model.ir_version
-        self.constants = Constants(model.ir_version)
+        self.constants = Constants(model.ir_version, self.dtype)
         self.inferred = infer(model)
+        self.shapes: dict[ir.Value, list[Dim] | None] = {}  # what shapes.py found out
         self.names = {v.name for graph in self.graphs() for v in _values(graph) if v.name}
         self.names |= {n.name for n in self.nodes() if n.name}
 
@@ -47,7 +47,10 @@ class Net:
         if value.const_value is not None:
             return value.const_value.dtype
         found = self.inferred.get(value.name or "", (None, None))[0]
-        return self.dtype(_like(value)) if found is None else found
+        node = value.producer()
+        if found is None and node is not None and not node.domain and node.op_type in SAME_TYPE and node.inputs:
+            return self.dtype(node.inputs[0])
+        return found
 
     def float_type(self, value: ir.Value | None) -> ir.DataType:
         found = self.dtype(value)
@@ -59,20 +62,21 @@ class Net:
         """Sizes, and for each unknown one a name of its own."""
         known: Any = value.shape
         dims: list[Any] | None = list(known) if known is not None else self.inferred.get(value.name or "", (0, None))[1]
-        if dims is None and (node := value.producer()) is not None and node.op_type in ("Conv", "ConvTranspose"):
-            weight = node.inputs[1]
-            dims = None if weight is None else [None] * len(self.shape(weight))
-        if dims is None and (same := _like(value)) is not None:
-            return self.shape(same)
+        node = value.producer()
+        if dims is None and node is not None and value.index() == 0:
+            if value not in self.shapes:
+                self.shapes[value] = shape_of(self, node, value.name or "")
+            dims = self.shapes[value]
         if dims is None:
             raise Refused(f"the number of axes of {value.name!r} is not known")
-        return [d if isinstance(d, int) else _symbol(d) or f"{k}@{value.name}" for k, d in enumerate(dims)]
+        return [d if isinstance(d, int) and d >= 0 else _symbol(d) or f"{k}@{value.name}" for k, d in enumerate(dims)]
 
     def rank(self, value: ir.Value) -> int:
         return len(self.shape(value))
 
     def readers(self, value: ir.Value) -> list[ir.Usage]:
-        return [use for use in value.uses() if use.node.op_type not in SEES_NO_VALUES or use.node.domain]
+        """Inputs that see the values, not only their sizes or type."""
+        return [use for use in value.uses() if (use.node.op_type, use.idx) not in SEES_NO_VALUES or use.node.domain]
 
     def fresh(self, hint: str) -> str:
         name, k = hint, 0
@@ -185,7 +189,6 @@ def infer(model: ir.Model) -> dict[str, tuple[ir.DataType | None, list[Any] | No
 
     The names of two branches of an If may be the same: those that disagree are left out.
     """
-    import onnx
     from onnx_ir.passes.common import _c_api_utils
 
     found: dict[str, tuple[ir.DataType | None, list[Any] | None]] = {}
@@ -198,7 +201,7 @@ def infer(model: ir.Model) -> dict[str, tuple[ir.DataType | None, list[Any] | No
             of = info.type.tensor_type
             sizes = None
             if of.HasField("shape"):
-                sizes = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in of.shape.dim]
+                sizes = [_size(d) for d in of.shape.dim]
             entry = (ir.DataType(of.elem_type), sizes)
             if found.setdefault(info.name, entry) != entry:
                 clashes.add(info.name)
@@ -218,13 +221,14 @@ def infer(model: ir.Model) -> dict[str, tuple[ir.DataType | None, list[Any] | No
     return {name: entry for name, entry in found.items() if name not in clashes}
 
 
-def _like(value: ir.Value) -> ir.Value | None:
-    """The input whose type and shape a value has, for operations that ONNX does not infer them for."""
-    node = value.producer()
-    return node.inputs[0] if node is not None and node.op_type in LIKE_INPUT and value.index() == 0 else None
+def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    """A size below 0 stands for an unknown one, which some exporters write."""
+    return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
 
 
 def _symbol(dim: Any) -> str | None:
+    if isinstance(dim, int):
+        return None
     name = dim if isinstance(dim, str) else getattr(dim, "value", None)
     return str(name) if name else None
 

@@ -35,7 +35,7 @@ def sink_into_branches(model: ir.Model) -> None:
 
     One branch runs, so one copy does.
     """
-    constants = Constants(model.ir_version)
+    constants = Constants(model.ir_version, lambda value: None if value is None else value.dtype)
     for node in list(model.graph.all_nodes()):
         if node.op_type not in LINEAR or node.domain or len(node.outputs) != 1 or node.graph is None:
             continue

@@ -67,9 +67,9 @@ def rounded(exact: Evaluated, dtype: ir.DataType) -> Evaluated:
 
 
 def check_range(exact: Evaluated, factors: Array, dtype: ir.DataType, what: str, axis: int | None) -> None:
-    """Refuses what the type cannot hold: a product that overflows, or a channel so small that its largest weight
-    loses three bits.  That is one below 1/8 of the smallest normal number; smaller weights beside a larger one only
-    lose what is nothing to the sum.
+    """Refuses what the type cannot hold: a product that overflows, and in float16 a channel so small that its largest
+    weight loses three bits.  That is one below 1/8 of the smallest normal number; smaller weights beside a larger one
+    only lose what is nothing to the sum.  The other types' ranges begin at 1e-38: what falls below is dead.
     """
     limits = ml_dtypes.finfo(numpy_type(dtype))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -83,7 +83,7 @@ def check_range(exact: Evaluated, factors: Array, dtype: ir.DataType, what: str,
         bad = ~np.isfinite(size.astype(numpy_type(dtype)).astype(np.float64))
     if bad.any():
         raise Refused(f"{what} would overflow {dtype.name.lower()}{name.format(int(np.argmax(bad)))}")
-    if axis is not None:
+    if axis is not None and dtype == ir.DataType.FLOAT16:
         small = (size > 0) & (size < float(limits.tiny) / 8)
         if small.any():
             raise Refused(f"{what} would fall below {dtype.name.lower()}'s range{name.format(int(np.argmax(small)))}")
