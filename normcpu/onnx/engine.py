@@ -16,7 +16,7 @@ from .net import Net, title
 from .norms import read_norm, reset_norm
 from .prepare import fold_preparations
 from .push import Mover, Plan, Step
-from .read import ARITHMETIC, Chain, composites, is_bias, masked_attention, read
+from .read import Chain, composites, is_bias, masked_attention, read
 from .spell import respell, spelled
 
 OPSETS = range(7, 29)  # whose operations these rules were written for
@@ -52,10 +52,11 @@ class Engine:
         self.changed = False
         fold_preparations(model, options.skip)
         self.net = Net(model)
-        self.frozen = composites(self.net) | compose_norms(self.net, options.skip)
+        self.left = compose_norms(self.net, options.skip)  # affine, and to stay
         if options.target == "onnxruntime":
-            self.frozen |= masked_attention(self.net)
-        self.frozen |= {n: "is to be kept" for n in self.net.nodes() if title(n) in options.keep}
+            self.left |= masked_attention(self.net)
+        self.left |= {n: "is to be kept" for n in self.net.nodes() if title(n) in options.keep}
+        self.frozen = composites(self.net) | self.left
         self.mover = Mover(self.net, options.skip, self.frozen)
 
     def run(self) -> None:
@@ -65,9 +66,7 @@ class Engine:
             return
         while self._round():
             self.changed = True
-        for node, why in self.frozen.items():
-            if node.graph is not None and node.op_type in ARITHMETIC | {"BatchNormalization", *norms.NORMS}:
-                self.kept[node] = f"it {why}"
+        self.kept |= {node: f"it {why}" for node, why in self.left.items()}
         self.records += [Record(title(n), n.op_type, "kept", [], why) for n, why in self.kept.items()]
         self.net.sweep()
 

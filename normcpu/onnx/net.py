@@ -67,6 +67,8 @@ class Net:
             if value not in self.shapes:
                 self.shapes[value] = shape_of(self, node, value.name or "")
             dims = self.shapes[value]
+        if dims is None and (constant := self.constants.value(value)) is not None:
+            return list(constant.shape)
         if dims is None:
             raise Refused(f"the number of axes of {value.name!r} is not known")
         return [d if isinstance(d, int) and d >= 0 else _symbol(d) or f"{k}@{value.name}" for k, d in enumerate(dims)]

@@ -246,6 +246,9 @@ def _sizes(graph: onnx.GraphProto) -> set[str]:
 def _widen_nodes(nodes: Sequence[onnx.NodeProto], sizes: set[str]) -> None:
     for node in nodes:
         for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+                value = np.asarray(onnx.helper.get_attribute_value(attribute), np.float64)
+                attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(value)))
             if attribute.type == onnx.AttributeProto.TENSOR and not sizes & set(node.output):
                 _widen(attribute.t)
             elif attribute.type == onnx.AttributeProto.GRAPH:
