@@ -110,7 +110,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
 
 def run_fold(chosen: argparse.Namespace) -> int:
     from .onnx import fold, save
-    from .onnx.save import copy, external_files
+    from .onnx.save import copy
 
     output = chosen.output or (chosen.model if chosen.in_place else f"{os.path.splitext(chosen.model)[0]}.folded.onnx")
     if os.path.exists(output) and os.path.exists(chosen.model) and os.path.samefile(output, chosen.model):
@@ -125,8 +125,8 @@ def run_fold(chosen: argparse.Namespace) -> int:
             verify=not chosen.no_verify, inputs=feeds,
         )  # fmt: skip
     if not chosen.dry_run:
-        if report.folded or external_files(model):
-            save(model, output, chosen.model)
+        if report.folded or report.external_data:
+            save(model, output, report.external_data)
         else:
             copy(chosen.model, output)
     if chosen.report:

@@ -116,20 +116,41 @@ class Engine:
         return Chain(nodes, reading.index, affine)
 
     def _site(self, chain: Chain) -> bool:
-        reasons = []
-        for go in (self._backward, self._forward, self._both_ways):
-            try:
-                plan = self.mover.attempt(lambda go=go: go(chain))
-            except Refused as refused:
-                reasons.append(str(refused))
-                continue
-            self._commit(plan, chain)
+        """The whole chain, or else as much of its beginning backwards or of its end forwards as goes."""
+        reasons: list[str] = []
+        if any(self._try(go, chain, reasons) for go in (self._backward, self._forward, self._both_ways)):
             return True
+        unheard: list[str] = []
+        for k in range(len(chain.nodes) - 1, 0, -1):
+            for go, nodes in ((self._backward, chain.nodes[:k]), (self._forward, chain.nodes[-k:])):
+                part = self._part(chain, nodes)
+                if part is not None and self._try(go, part, unheard):
+                    return True
         if self._merge(chain):
             return True
         for node in chain.nodes:
             self.kept[node] = f"backwards: {reasons[0]}; forwards: {reasons[1]}"
         return False
+
+    def _part(self, chain: Chain, nodes: list[ir.Node]) -> Chain | None:
+        """The chain of some of a chain's nodes."""
+        affine, index = None, chain.index
+        for node in nodes:
+            reading = read(self.net, node)
+            if reading is None:
+                return None
+            index = index if affine is not None else reading.index
+            affine = reading.affine if affine is None else reading.affine.after(affine)
+        return None if affine is None else Chain(nodes, index, affine)
+
+    def _try(self, go: Callable[[Chain], Plan], chain: Chain, reasons: list[str]) -> bool:
+        try:
+            plan = self.mover.attempt(lambda: go(chain))
+        except Refused as refused:
+            reasons.append(str(refused))
+            return False
+        self._commit(plan, chain)
+        return True
 
     def _backward(self, chain: Chain) -> Plan:
         self._can_go(chain)

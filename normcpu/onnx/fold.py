@@ -61,10 +61,11 @@ def fold(
 
 def _once(again: Callable[[], ir.Model], options: Options) -> tuple[ir.Model, Report]:
     model = again()
+    external = bool(external_files(model))
     engine = Engine(model, options)
     before = count_affine(engine.net)
     engine.run()
-    return model, Report(before, count_affine(engine.net), engine.records)
+    return model, Report(before, count_affine(engine.net), engine.records, external_data=external)
 
 
 def _verified(

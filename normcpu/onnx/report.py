@@ -21,6 +21,7 @@ class Report:
     records: list[Record] = field(default_factory=list)
     verification: Verification | None = None
     not_verified: str = ""  # why there is no verification
+    external_data: bool = False  # whether the model's weights are in files of their own
     switched_off: dict[str, float] = field(default_factory=dict)  # {rule: the error it made}
 
     @property

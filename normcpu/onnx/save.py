@@ -53,16 +53,14 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 def _check_tensor(path: str | os.PathLike[str], value: ir.Value) -> None:
     tensor = value.const_value
+    if tensor is None or tensor.dtype == ir.DataType.STRING:
+        return
+    try:
+        tensor.numpy()  # external data is mapped here, not read; paths that lead out of the folder are refused
+    except Exception as error:  # what it says of its size, and what it holds, are two things
+        raise ModelError(f"{path}: initializer {value.name!r} cannot be read: {_first_line(error)}") from error
     if isinstance(tensor, ir.ExternalTensor):
-        size = os.path.getsize(tensor.path) if os.path.isfile(tensor.path) else -1
-        if size < (tensor.offset or 0) + tensor.nbytes:
-            raise ModelError(f"{path}: the data of {value.name!r} is not in {str(tensor.location)!r}")
-    elif tensor is not None and tensor.dtype != ir.DataType.STRING:
-        try:
-            held = tensor.numpy().nbytes
-        except Exception as error:  # what it says of its size, and holds, are two things
-            raise ModelError(f"{path}: initializer {value.name!r} is damaged: {_first_line(error)}") from error
-        del held
+        tensor.release()
 
 
 def external_files(model: ir.Model) -> set[Path]:
@@ -76,15 +74,17 @@ def size(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for g in graphs for v in g.initializers.values() if v.const_value is not None)
 
 
-def save(model: ir.Model, path: str | os.PathLike[str], source: str | os.PathLike[str] | None = None) -> None:
+def save(model: ir.Model, path: str | os.PathLike[str], external_data: bool | None = None) -> None:
     """Writes beside the target and renames: a full disk or an interrupt leaves what was there before.
 
-    External data goes to <path>.data, in one pass, if the model had some or is too large for one file.
+    Weights go to <path>.data, in one pass, if external_data says so; where it is None, if the model is too large for
+    one file or has weights that are external.
     """
     target = Path(path).absolute()
     read = external_files(model)
-    external = f"{target.name}.data" if read or size(model) > PROTOBUF_LIMIT else None
-    if external and (target.parent / external).resolve() in read and (source is None or not _same(source, target)):
+    apart = external_data or size(model) > PROTOBUF_LIMIT or (external_data is None and bool(read))
+    external = f"{target.name}.data" if apart else None
+    if external and (target.parent / external).resolve() in read:
         raise ModelError(f"{target.parent / external} holds data of the model that is being read: choose another name")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
