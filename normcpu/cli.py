@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .onnx.verify import Feeds
+    from .onnx.run import Feeds
 
 DESCRIPTION = """\
 Removes the normalization layers of exported models that can be removed exactly, proves the result, and says why the
@@ -158,7 +158,10 @@ def run_verify(chosen: argparse.Namespace) -> int:
         return _fail(f"{chosen.original} cannot be run here: {problem}", FILE)
     from tabulate import tabulate
 
-    rows = [[o.name, f"{o.error:.2e}", f"{o.own:.2e}", f"{o.bound:.2e}", "ok" if o.passed else "WORSE"] for o in result.outputs]
+    rows = [
+        [o.name, f"{o.error:.2e}", f"{o.own:.2e}", f"{o.bound:.2e}", "ok" if o.passed else "WORSE"]
+        for o in result.outputs
+    ]
     print(tabulate(rows, ["output", "error", "original's own", "bound", ""], "simple", disable_numparse=True))
     print(f"\nboth ran in {result.runtime}; errors are relative to the largest value, against {result.reference}")
     return DONE if result.passed else DIFFERS

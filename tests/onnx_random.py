@@ -208,7 +208,16 @@ def linear(b: Builder) -> None:
         m = shape[1] if trans[0] else shape[0]
         c = b.normal(*[(n,), (), (1, n), (m, n), (m, 1)][int(b.rng.integers(5))])
         extra = [c] if b.rng.random() < 0.7 else []
-        b.add("Gemm", x, b.normal(n, k) if trans[1] else b.normal(k, n), *extra, transA=trans[0], transB=trans[1], alpha=0.5, beta=2.0)
+        b.add(
+            "Gemm",
+            x,
+            b.normal(n, k) if trans[1] else b.normal(k, n),
+            *extra,
+            transA=trans[0],
+            transB=trans[1],
+            alpha=0.5,
+            beta=2.0,
+        )
     elif kind == 1 and len(shape) > 1:
         b.add("MatMul", b.normal(n, shape[-2]), x)
     elif kind == 2 and len(shape) == 4:
@@ -230,7 +239,9 @@ def attention(b: Builder) -> None:
 
 
 def unary(b: Builder) -> None:
-    op = str(b.rng.choice(["Relu", "Relu", "LeakyRelu", "Abs", "Sigmoid", "Identity", "Neg", "Dropout", "PRelu", "Tanh"]))
+    op = str(
+        b.rng.choice(["Relu", "Relu", "LeakyRelu", "Abs", "Sigmoid", "Identity", "Neg", "Dropout", "PRelu", "Tanh"])
+    )
     x = b.pick()
     extra = [b.factors(b.values[x].shape[-1])] if op == "PRelu" else []
     b.add(op, x, *extra)
@@ -248,7 +259,13 @@ def pool(b: Builder) -> None:
     elif kind == 2:
         b.add(str(b.rng.choice(["GlobalAveragePool", "GlobalMaxPool"])), x)
     else:
-        b.add("Resize", x, "", b.constant(np.array([1, 1, 2, 2], np.float32)), mode=str(b.rng.choice(["nearest", "linear"])))
+        b.add(
+            "Resize",
+            x,
+            "",
+            b.constant(np.array([1, 1, 2, 2], np.float32)),
+            mode=str(b.rng.choice(["nearest", "linear"])),
+        )
 
 
 def reduce(b: Builder) -> None:
@@ -287,7 +304,9 @@ def move(b: Builder) -> None:
         b.add("Split", x, b.constant(np.array([cut, shape[axis] - cut], np.int64)), axis=axis, outputs=2)
     elif kind == 6:
         axis = int(b.rng.integers(rank))
-        b.add("Gather", x, b.constant(b.rng.integers(0, shape[axis], [(), (2,), (3,)][int(b.rng.integers(3))])), axis=axis)
+        b.add(
+            "Gather", x, b.constant(b.rng.integers(0, shape[axis], [(), (2,), (3,)][int(b.rng.integers(3))])), axis=axis
+        )
     elif kind == 7 and rank == 4:
         b.add(str(b.rng.choice(["DepthToSpace", "SpaceToDepth"])), x, blocksize=2)
     elif kind == 8:

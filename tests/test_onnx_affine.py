@@ -29,7 +29,9 @@ def test_composition(data: st.DataObject, shape: list[int], seed: int) -> None:
     from normcpu.onnx.affine import Affine
 
     x = np.random.default_rng(seed).normal(size=shape)
-    first, second = (Affine.of(len(shape), draw(data, shape, seed + k), draw(data, shape, seed + k + 2)) for k in (0, 1))
+    first, second = (
+        Affine.of(len(shape), draw(data, shape, seed + k), draw(data, shape, seed + k + 2)) for k in (0, 1)
+    )
     both = second.after(first)
     want = second.scale * (first.scale * x + first.shift) + second.shift
     size = np.abs(second.scale) * (np.abs(first.scale * x) + np.abs(first.shift)) + np.abs(second.shift)

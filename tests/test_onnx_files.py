@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and the command line: written whole or not at all, never over the input; what is no model is said to be none."""
+"""Files and the command line: written whole or not at all, never over the input; what is no model is refused."""
 
 from __future__ import annotations
 
@@ -241,8 +241,8 @@ def test_other_types(dtype: str, tools: Any) -> None:
 
 
 def test_shared_weights_are_copied(tools: Any) -> None:
-    case = Case("", "", 1, 0, "c = Conv<pads=[1,1,1,1]>(x, W[4,4,3,3])\nb = BatchNormalization(c, G[4], B[4], M[4], V[4])\n"
-                "r = Relu(b)\ny = Conv<pads=[1,1,1,1]>(r, W)")  # fmt: skip
+    body = "b = BatchNormalization(c, G[4], B[4], M[4], V[4])\nr = Relu(b)\ny = Conv<pads=[1,1,1,1]>(r, W)"
+    case = Case("", "", 1, 0, f"c = Conv<pads=[1,1,1,1]>(x, W[4,4,3,3])\n{body}")
     folded, report = tools.fold(build(case))
     assert report.after == 0
     assert report.verification.passed
@@ -286,5 +286,7 @@ def test_help_and_version() -> None:
 
 
 def test_importing_normcpu_does_not_import_onnx() -> None:
-    code = "import sys, normcpu, normcpu.cli; assert not {'onnx', 'onnx_ir', 'tabulate', 'ml_dtypes'} & set(sys.modules)"
+    code = (
+        "import sys, normcpu, normcpu.cli; assert not {'onnx', 'onnx_ir', 'tabulate', 'ml_dtypes'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)

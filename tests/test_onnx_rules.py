@@ -25,7 +25,7 @@ def outputs(model: Any, feeds: dict[str, np.ndarray], reference: bool) -> list[n
     """In float64, with the weights as they are."""
     import onnx.reference
 
-    from normcpu.onnx.verify import as_double, run
+    from normcpu.onnx.run import as_double, run
 
     if not reference:
         peer("onnxruntime")
@@ -47,7 +47,7 @@ def fold(tools: Any, case: Case, **options: Any) -> tuple[Any, Any, Any]:
 
 @pytest.mark.parametrize("case", FOLDED, ids=lambda c: c.name)
 def test_folds(tools: Any, case: Case) -> None:
-    from normcpu.onnx.verify import random_inputs
+    from normcpu.onnx.run import random_inputs
 
     model, folded, report = fold(tools, case)
     assert (report.before, report.after) == (case.before, case.after), report.table()

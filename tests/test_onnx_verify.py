@@ -12,7 +12,9 @@ from peers import peer
 
 pytestmark = pytest.mark.peers
 CONV = next(c for c in FOLDED if c.name == "conv, padded")
-BOTH = Case("a conv and a product", "", 2, 0, CONV.body.replace("y =", "z =") + "\nn = Mul(z, G2[6])\ny = MatMul(n, W2[6,3])")
+BOTH = Case(
+    "a conv and a product", "", 2, 0, CONV.body.replace("y =", "z =") + "\nn = Mul(z, G2[6])\ny = MatMul(n, W2[6,3])"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,11 @@ def tools() -> Any:
     return peer("normcpu.onnx")
 
 
-@pytest.mark.parametrize("case", [c for c in FOLDED if c.name in ("conv, padded", "RepVGG", "into LSTM", "scale of attention")], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in FOLDED if c.name in ("conv, padded", "RepVGG", "into LSTM", "scale of attention")],
+    ids=lambda c: c.name,
+)
 def test_a_right_fold_is_verified(tools: Any, case: Case) -> None:
     _, report = tools.fold(build(case))
     assert report.verification.passed
@@ -32,9 +38,9 @@ def test_a_right_fold_is_verified(tools: Any, case: Case) -> None:
 
 
 def test_the_rule_that_is_wrong_is_switched_off(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from normcpu.onnx import linear
+    from normcpu.onnx import conv
 
-    monkeypatch.setattr(linear, "bias", lambda *arguments: [])
+    monkeypatch.setattr(conv, "bias", lambda *arguments: [])
     model, report = tools.fold(build(BOTH))
     assert set(report.switched_off) == {"B1"}
     assert report.switched_off["B1"] > 0.01
@@ -44,9 +50,9 @@ def test_the_rule_that_is_wrong_is_switched_off(tools: Any, monkeypatch: pytest.
 
 
 def test_nothing_is_left_where_every_rule_is_wrong(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from normcpu.onnx import linear
+    from normcpu.onnx import conv
 
-    monkeypatch.setattr(linear, "bias", lambda *arguments: [])
+    monkeypatch.setattr(conv, "bias", lambda *arguments: [])
     model, report = tools.fold(build(CONV))
     assert report.not_verified == "nothing is folded any more"
     assert [n.op_type for n in model.graph] == ["Conv", "BatchNormalization"]

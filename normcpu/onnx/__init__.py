@@ -17,7 +17,8 @@ except ModuleNotFoundError as missing:
 from .engine import Record
 from .fold import fold
 from .report import Report
+from .run import CannotRun
 from .save import ModelError, load, save
-from .verify import CannotRun, Reference, Verification
+from .verify import Reference, Verification
 
 __all__ = ["CannotRun", "ModelError", "Record", "Reference", "Report", "Verification", "fold", "load", "save"]

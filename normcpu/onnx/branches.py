@@ -9,27 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from .affine import Array, Refused
 from .constants import integer, ints, text
-from .net import Net, title
+from .net import Net, Use, title
 from .push import Step
 from .read import read
 from .weights import constant_input, set_constant
 
 if TYPE_CHECKING:
     from .engine import Record
-
-
-class Use(NamedTuple):
-    """Input `idx` of a node."""
-
-    node: ir.Node
-    idx: int
 
 
 @dataclass
@@ -113,7 +106,7 @@ def _merge_one(net: Net, root: ir.Node, skip: frozenset[str], records: list[Reco
 
 
 def _convolution(net: Net, use: Use) -> Branch | None:
-    value = use.node.inputs[use.idx]
+    value = use.node.inputs[use.at]
     node = None if value is None else value.producer()
     if node is None or value is None or node.op_type != "Conv" or node.domain or len(value.uses()) != 1:
         return None
@@ -140,7 +133,7 @@ def _convolution(net: Net, use: Use) -> Branch | None:
 
 def _diagonal(net: Net, use: Use, host: Branch) -> Branch | None:
     """s x + t, or x: a 1x1 convolution with W[c, c mod (i / groups)] = s_c, in the host's groups."""
-    value = use.node.inputs[use.idx]
+    value = use.node.inputs[use.at]
     channels, per_group = host.weight.shape[:2]
     if value is None or channels != per_group * host.groups:
         return None
@@ -150,7 +143,7 @@ def _diagonal(net: Net, use: Use, host: Branch) -> Branch | None:
         if node is None or len(value.uses()) != 1 or value.is_graph_output():
             return None
         reading = read(net, node)
-        if reading is None or node.inputs[reading.index] is not host.x:
+        if reading is None or node.inputs[reading.at] is not host.x:
             return None
         s, t = reading.affine.vectors(1, channels)
         x = host.x
@@ -162,7 +155,11 @@ def _diagonal(net: Net, use: Use, host: Branch) -> Branch | None:
 
 def _join(net: Net, host: Branch, branch: Branch) -> None:
     """Puts the branch's taps where the host has them, and takes the branch out of its Add."""
-    if host.strides != branch.strides or host.groups != branch.groups or host.weight.shape[:2] != branch.weight.shape[:2]:
+    if (
+        host.strides != branch.strides
+        or host.groups != branch.groups
+        or host.weight.shape[:2] != branch.weight.shape[:2]
+    ):
         raise Refused("the branches have different strides, groups or channels")
     weight, places = host.weight.copy(), []
     for k, size in enumerate(branch.kernel):
@@ -181,13 +178,14 @@ def _join(net: Net, host: Branch, branch: Branch) -> None:
     bias = host.bias + branch.bias
     node = host.node
     value = None if node is None else node.inputs[1]
-    assert node is not None and value is not None
+    assert node is not None
+    assert value is not None
     dtype = net.float_type(value)
     actions = [set_constant(net, node, 1, weight, dtype, f"{value.name}_merged")]
     if bias.any() or len(node.inputs) > 2:
         actions.append(set_constant(net, node, 2, bias, dtype, f"{value.name}_merged_bias"))
     add = branch.use.node
-    rest = add.inputs[1 - branch.use.idx]
+    rest = add.inputs[1 - branch.use.at]
     assert rest is not None
     if not net.can_bypass(add.outputs[0], rest) or net.rank(add.outputs[0]) != weight.ndim:
         raise Refused("the sum is an output of the graph, and the rest cannot take its place")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from . import branches, linear, move, norms, pointwise, pool  # noqa: F401  (they enter their rules)
+from . import blocks, conv, einsum, matmul, move, norms, parts, pointwise, pool  # noqa: F401  (they enter their rules)
 from .affine import Refused
 from .branches import merge_branches
 from .compose import compose_norms
@@ -102,18 +102,23 @@ class Engine:
         while True:
             y = nodes[-1].outputs[0]
             readers = self.net.readers(y)
-            if len(readers) != 1 or len(y.uses()) != 1 or y.is_graph_output() or readers[0].node.graph is not node.graph:
+            if (
+                len(readers) != 1
+                or len(y.uses()) != 1
+                or y.is_graph_output()
+                or readers[0].node.graph is not node.graph
+            ):
                 break
             after = readers[0].node
             try:
                 following = None if after in self.frozen else read(self.net, after)
             except Refused:
                 break
-            if following is None or following.index != readers[0].idx or following.affine.rank != affine.rank:
+            if following is None or following.at != readers[0].at or following.affine.rank != affine.rank:
                 break
             nodes.append(after)
             affine = following.affine.after(affine)
-        return Chain(nodes, reading.index, affine)
+        return Chain(nodes, reading.at, affine)
 
     def _site(self, chain: Chain) -> bool:
         """The whole chain, or else as much of its beginning backwards or of its end forwards as goes."""
@@ -134,12 +139,12 @@ class Engine:
 
     def _part(self, chain: Chain, nodes: list[ir.Node]) -> Chain | None:
         """The chain of some of a chain's nodes."""
-        affine, index = None, chain.index
+        affine, index = None, chain.at
         for node in nodes:
             reading = read(self.net, node)
             if reading is None:
                 return None
-            index = index if affine is not None else reading.index
+            index = index if affine is not None else reading.at
             affine = reading.affine if affine is None else reading.affine.after(affine)
         return None if affine is None else Chain(nodes, index, affine)
 
@@ -154,7 +159,7 @@ class Engine:
 
     def _backward(self, chain: Chain) -> Plan:
         self._can_go(chain)
-        return self.mover.pull(chain.nodes[0], chain.index, chain.affine)
+        return self.mover.pull(chain.nodes[0], chain.at, chain.affine)
 
     def _forward(self, chain: Chain) -> Plan:
         self._can_go(chain)
@@ -166,7 +171,7 @@ class Engine:
         affine = chain.affine
         if affine.keeps_zero or affine.keeps_scale:
             raise Refused("it has only one part")
-        first, index = chain.nodes[0], chain.index
+        first, index = chain.nodes[0], chain.at
         if affine.scale.all():
             try:
                 before = type(affine).of(affine.rank, 1.0, affine.shift / affine.scale)
@@ -197,7 +202,7 @@ class Engine:
                 self._can_go(chain)
                 act: Callable[[], None] = lambda: self.net.bypass(chain.y, chain.x)  # noqa: E731
             else:
-                act = respell(self.net, chain.nodes, chain.index, chain.affine)
+                act = respell(self.net, chain.nodes, chain.at, chain.affine)
         except Refused:
             return False
         for node in chain.nodes:

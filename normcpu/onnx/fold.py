@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
@@ -12,10 +13,11 @@ import onnx_ir as ir
 from .count import count_affine
 from .engine import Engine, Options
 from .report import Report
+from .run import CannotRun, Feeds
 from .save import PROTOBUF_LIMIT, external_files, load, size
-from .verify import CannotRun, Feeds, Reference
+from .verify import Reference
 
-Source = onnx.ModelProto | ir.Model | str | os.PathLike[str]
+Source: TypeAlias = onnx.ModelProto | ir.Model | str | os.PathLike[str]
 
 
 def fold(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -16,6 +16,13 @@ from .shapes import SAME_TYPE, shape_of
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 SEES_NO_VALUES = {("Shape", 0), ("Size", 0), ("CastLike", 1)}  # inputs whose sizes or type alone matter
+
+
+class Use(NamedTuple):
+    """Input `at` of a node."""
+
+    node: ir.Node
+    at: int
 
 
 class Net:
@@ -76,9 +83,9 @@ class Net:
     def rank(self, value: ir.Value) -> int:
         return len(self.shape(value))
 
-    def readers(self, value: ir.Value) -> list[ir.Usage]:
+    def readers(self, value: ir.Value) -> list[Use]:
         """Inputs that see the values, not only their sizes or type."""
-        return [use for use in value.uses() if (use.node.op_type, use.idx) not in SEES_NO_VALUES or use.node.domain]
+        return [Use(*u) for u in value.uses() if (u.node.op_type, u.idx) not in SEES_NO_VALUES or u.node.domain]
 
     def fresh(self, hint: str) -> str:
         name, k = hint, 0
@@ -89,7 +96,7 @@ class Net:
         return name
 
     def constant(self, tensor: ir.TensorProtocol, hint: str) -> ir.Value:
-        """A new initializer of the outermost graph, which subgraphs see too.  Up to IR 3 it must be an input as well."""
+        """A new initializer of the outermost graph, which subgraphs see too; up to IR 3 an input as well."""
         name = self.fresh(hint)
         tensor.name = name
         value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
@@ -106,7 +113,8 @@ class Net:
     def insert_after(self, value: ir.Value, op_type: str, operand: ir.Value) -> ir.Node:
         """op_type(value, operand) for all readers of `value`, which keeps its name if it is a graph output."""
         producer = value.producer()
-        assert producer is not None and producer.graph is not None and value.name is not None
+        assert producer is not None
+        assert producer.graph is not None
         node = ir.Node("", op_type, [value, operand], name=self.fresh(f"{value.name}_{op_type.lower()}"))
         made = node.outputs[0]
         made.shape, made.type = value.shape, value.type

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 
@@ -12,9 +14,16 @@ from .net import Net, title
 from .push import Mover, Plan, backward, forward
 from .weights import Action, constant_input, set_constant
 
-NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "InstanceNormalization", "GroupNormalization")
+NORMS = (
+    "LayerNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+)
 ROWS = NORMS[:3]  # of the last axes, with weights along those
 WITHOUT_MEAN = NORMS[1:3]
+Change = Callable[[Array], Array]
 
 
 def read_norm(net: Net, node: ir.Node) -> Affine | None:
@@ -52,10 +61,11 @@ def reset_norm(net: Net, node: ir.Node) -> list[Action]:
     return _set(net, node, lambda a: np.ones_like(a), lambda a: np.zeros_like(a), force_bias=False)
 
 
-def _set(net: Net, node: ir.Node, weight: object, bias: object, force_bias: bool) -> list[Action]:
+def _set(net: Net, node: ir.Node, weight: Change, bias: Change, force_bias: bool) -> list[Action]:
     old_weight, old_bias = constant_input(net, node, 1), constant_input(net, node, 2)
     value = node.inputs[1]
-    assert old_weight is not None and value is not None and callable(weight) and callable(bias)
+    assert old_weight is not None
+    assert value is not None
     dtype = net.float_type(value)
     actions = [set_constant(net, node, 1, weight(old_weight), dtype, f"{value.name}_folded")]
     if node.op_type not in WITHOUT_MEAN and (old_bias is not None or force_bias):

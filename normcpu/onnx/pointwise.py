@@ -65,7 +65,7 @@ def _meet_backward(mover: Mover, node: ir.Node, reading: Reading, affine: Affine
     both = affine.after(reading.affine)
     if reading.affine.keeps_scale and node.op_type in ("Add", "Sub") and not affine.keeps_scale:
         try:
-            onward = mover.pull(node, reading.index, affine.only_scale())
+            onward = mover.pull(node, reading.at, affine.only_scale())
             return mover.step(node) + onward + _new_shift(mover.net, node, reading, both.only_shift())
         except Refused:
             if is_bias(mover.net, node):
@@ -77,17 +77,19 @@ def _meet_backward(mover: Mover, node: ir.Node, reading: Reading, affine: Affine
 
 def _new_shift(net: Net, node: ir.Node, reading: Reading, shift: Affine) -> Plan:
     """x + c becomes x + t, x - c becomes x - (-t): the constant operand is replaced."""
-    index = 1 - reading.index
+    index = 1 - reading.at
     value = node.inputs[index]
     dtype = net.float_type(value)
     exact = -shift.shift if node.op_type == "Sub" else shift.shift
-    return Plan([], [set_constant(net, node, index, exact, dtype, f"{value.name if value else node.name}_folded")], [node])
+    return Plan(
+        [], [set_constant(net, node, index, exact, dtype, f"{value.name if value else node.name}_folded")], [node]
+    )
 
 
 def _compose(net: Net, node: ir.Node, reading: Reading, both: Affine) -> Plan:
     if spelled(net, node.outputs[0], both) > 1:
         raise Refused(f"{node.op_type} {title(node)} and this one together are still two operations")
-    return Plan([], [respell(net, [node], reading.index, both)], [node])
+    return Plan([], [respell(net, [node], reading.at, both)], [node])
 
 
 def _product_backward(mover: Mover, node: ir.Node, affine: Affine) -> Plan:
@@ -151,7 +153,7 @@ def arithmetic_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) 
     net = mover.net
     reading = read(net, node)
     if reading is not None:
-        if index != reading.index:
+        if index != reading.at:
             raise Refused(f"{node.op_type} {title(node)} reads it as a parameter")
         return _meet_forward(mover, node, reading, affine)
     if node.op_type in ("BatchNormalization", "Neg"):
@@ -188,5 +190,3 @@ def _meet_forward(mover: Mover, node: ir.Node, reading: Reading, affine: Affine)
     onward = mover.push(node.outputs[0], both.only_scale())
     shift = Affine.of(both.rank, 1.0, both.shift / both.scale).check_finite()
     return mover.step(node) + onward + _new_shift(mover.net, node, reading, shift)
-
-

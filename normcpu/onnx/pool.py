@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from .affine import Affine, Refused
 from .constants import attribute_or_input, integer, ints, text
-from .linear import pads
+from .conv import pads
 from .net import Net, title
 from .push import Mover, Plan, backward, forward
 from .weights import constant_input, scale_weight, set_constant, weight_shape

@@ -7,8 +7,9 @@
 A rule is a function that takes the affine across one operation.  It names where the affine goes next, by pulling or
 pushing further, and ends in weights.  Nothing is changed until a plan is complete and its actions are run.
 
-Two paths may meet in one operation (both operands of a Mul, two inputs of a Concat): an action reads the weights as
-they are when it runs, and each operation is linear in each operand, so what the paths ask for multiplies up.  Actions that cannot do so name their node in `sole`.
+Two paths may meet in one operation (both operands of a Mul, two inputs of a Concat).  An action reads the weights as
+they are when it runs, and each operation is linear in each operand, so what the paths ask for multiplies up; actions
+that cannot do so name their node in `sole`, and a plan that has it twice is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from .affine import Affine, Refused
-from .net import Net, title
+from .net import Net, Use, title
 from .weights import Action, check_range, new_constant
 
 FARTHEST = 64  # operations that one affine crosses
@@ -59,7 +60,7 @@ Forward = Callable[["Mover", ir.Node, int, Affine], Plan]  # (mover, node, input
 
 class Rule(NamedTuple):
     name: str
-    act: Callable[["Mover", ir.Node, int, Affine], Plan]
+    act: Callable[[Mover, ir.Node, int, Affine], Plan]
 
 
 BACKWARD: dict[str, Rule] = {}
@@ -126,7 +127,7 @@ class Mover:
             if value.is_initializer():
                 raise Refused(f"{value.name!r} is an initializer that callers may override, being a graph input too")
             raise Refused(f"it reaches {value.name!r}, an input of the graph")
-        others = [u for u in self.net.readers(value) if (u.node, u.idx) != (node, index)]
+        others = [u for u in self.net.readers(value) if u != (node, index)]
         for use in others:
             if not self._sees_nothing(use, affine):
                 raise Refused(f"{title(producer)} has another reader, {title(use.node)}")
@@ -142,7 +143,7 @@ class Mover:
         plan = Plan()
         for use in self.net.readers(value):
             with self._across(use.node, FORWARD) as rule:
-                plan += rule.act(self, use.node, use.idx, affine)
+                plan += rule.act(self, use.node, use.at, affine)
         return plan
 
     def step(self, node: ir.Node) -> Plan:
@@ -171,11 +172,11 @@ class Mover:
             self.depth -= 1
             self.at = before
 
-    def _sees_nothing(self, use: ir.Usage, affine: Affine) -> bool:
+    def _sees_nothing(self, use: Use, affine: Affine) -> bool:
         """Whether another reader takes only elements that the affine leaves alone: other slices of the same tensor."""
-        if use.node.op_type not in ("Slice", "Gather", "Split") or use.node.domain or use.idx != 0:
+        if use.node.op_type not in ("Slice", "Gather", "Split") or use.node.domain or use.at != 0:
             return False
-        from .move import forward_parts
+        from .parts import forward_parts
 
         try:
             return all(part.is_identity for part in forward_parts(self.net, use.node, affine) if part is not None)

@@ -17,7 +17,7 @@ ARITHMETIC = {"Mul", "Add", "Sub", "Div", "Neg"}
 
 
 class Reading(NamedTuple):
-    index: int  # the input that is not constant
+    at: int  # the input that is not constant
     affine: Affine
 
 
@@ -75,7 +75,11 @@ def batch_norm(net: Net, node: ir.Node) -> Affine:
     Opset 7 and 8 keep statistics per element where spatial is 0; up to opset 13 more than one output means training,
     after that training_mode does.  eps is added in float64: variances may be denormal.
     """
-    trains = integer(node, "training_mode") if net.opset >= 14 else any(o.uses() or o.is_graph_output() for o in node.outputs[1:])
+    trains = (
+        integer(node, "training_mode")
+        if net.opset >= 14
+        else any(o.uses() or o.is_graph_output() for o in node.outputs[1:])
+    )
     if trains:
         raise Refused("it uses the statistics of the batch (training mode)")
     if not integer(node, "spatial", 1):
@@ -115,12 +119,12 @@ class Chain(NamedTuple):
     """Nodes one after another, each the only reader of the one before, that together are one affine."""
 
     nodes: list[ir.Node]
-    index: int  # the input of the first that is not constant
+    at: int  # the input of the first that is not constant
     affine: Affine
 
     @property
     def x(self) -> ir.Value:
-        value = self.nodes[0].inputs[self.index]
+        value = self.nodes[0].inputs[self.at]
         assert value is not None
         return value
 
@@ -148,11 +152,10 @@ def composites(net: Net) -> dict[ir.Node, str]:
     for node in net.nodes():
         if node.op_type in ("Erf", "Tanh") and not node.domain:
             _gelu(net, node, found)
-        elif node.op_type in ("Sqrt", "Pow") and not node.domain:
-            producer = None if node.inputs[0] is None else node.inputs[0].producer()
-            if producer is not None and producer.op_type == "Add" and node.op_type == "Sqrt":
-                if any(net.constants.is_constant(i) for i in producer.inputs):
-                    found[producer] = "adds the epsilon of a norm"
+        elif node.op_type == "Sqrt" and not node.domain:
+            plus = _producer(node, 0)
+            if plus is not None and plus.op_type == "Add" and _has_constant(net, plus):
+                found[plus] = "adds the epsilon of a norm"
     return found
 
 
@@ -208,7 +211,7 @@ def _inside(net: Net, function: ir.Node, found: dict[ir.Node, str], name: str) -
             before = None if value is None else value.producer()
             if before is None or before in found or before.op_type not in ("Mul", "Div", "Add", "Pow"):
                 continue
-            if _has_constant(net, before) or node.op_type in ("Mul", "Add") and node in found:
+            if _has_constant(net, before) or (node.op_type in ("Mul", "Add") and node in found):
                 if before.op_type == "Add" and _has_constant(net, before):
                     continue
                 found[before] = name

@@ -62,7 +62,9 @@ class Report:
             v = self.verification
             verdict = "verified" if v.passed else "VERIFICATION FAILED"
             bound = max((o.bound for o in v.outputs), default=0.0)
-            lines.append(f"{verdict}: largest error {v.worst:.1e} of at most {bound:.1e} ({v.runtime}; against {v.reference})")
+            lines.append(
+                f"{verdict}: largest error {v.worst:.1e} of at most {bound:.1e} ({v.runtime}; against {v.reference})"
+            )
         else:
             lines.append(f"not verified: {self.not_verified or 'not asked for'}")
         return "\n".join(lines)

@@ -115,7 +115,9 @@ def _part(net: Net, node: ir.Node, sizes: Shape | None) -> Shape | None:
     if node.op_type == "Gather":
         chosen = net.constants.value(node.inputs[1])
         return None if chosen is None else [sizes[int(k)] for k in chosen.ravel()]
-    bounds = [attribute_or_input(net.constants, node, what, k) for k, what in ((1, "starts"), (2, "ends"), (4, "steps"))]
+    bounds = [
+        attribute_or_input(net.constants, node, what, k) for k, what in ((1, "starts"), (2, "ends"), (4, "steps"))
+    ]
     if bounds[0] is None or bounds[1] is None or len(bounds[0]) != 1:
         return None
     return sizes[bounds[0][0] : bounds[1][0] : bounds[2][0] if bounds[2] else 1]
@@ -182,4 +184,12 @@ LIKE_INPUT = (
     "Reciprocal", "Cast", "Softplus",
 )  # fmt: skip
 RULES |= dict.fromkeys(LIKE_INPUT, _same)
-SAME_TYPE = (set(RULES) - {"Cast", "Where"}) | {"Concat", "Resize", "Upsample", "ConvTranspose", "Gemm", "Flatten", "Split"}
+SAME_TYPE = (set(RULES) - {"Cast", "Where"}) | {
+    "Concat",
+    "Resize",
+    "Upsample",
+    "ConvTranspose",
+    "Gemm",
+    "Flatten",
+    "Split",
+}

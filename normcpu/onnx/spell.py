@@ -50,7 +50,7 @@ def respell(net: Net, nodes: list[ir.Node], index: int, affine: Affine) -> Actio
 
     def act() -> None:
         x = nodes[0].inputs[index]
-        assert x is not None and y.name is not None
+        assert x is not None
         made = [_node(net, op, x, affine, dtype, y) for op in chosen.split(" and ")]
         if len(made) > 1:
             made[1].replace_input_with(0, made[0].outputs[0])

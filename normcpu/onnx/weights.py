@@ -130,7 +130,9 @@ def _scaled(net: Net, weight: ir.Value, factors: Array, dtype: ir.DataType) -> i
     tensor = ir.LazyTensor(
         lambda: ir.Tensor(rounded(exact(), dtype), dtype=dtype), dtype=dtype, shape=ir.Shape(shape), name=None
     )
-    value = net.constant(tensor, f"{weight.name}_folded" if not (weight.name or "").endswith("_folded") else weight.name or "")
+    value = net.constant(
+        tensor, f"{weight.name}_folded" if not (weight.name or "").endswith("_folded") else weight.name or ""
+    )
     net.constants.exact[value] = exact
     return value
 
@@ -153,14 +155,17 @@ class _Requantised(NamedTuple):
 
 
 def _scale_quantised(net: Net, node: ir.Node, index: int, factors: Array, axis: int | None) -> list[Action]:
-    """Q1.  (q - zero) scale s = (+-q - zero) (scale |s|): the scales take |s|, the integers the sign, the grid stays."""
+    """Q1.  (q - zero) scale s = (+-q - zero) (scale |s|): the scales take |s|, the integers the sign."""
     _requantise(net, node, index, factors, axis)
 
     def act() -> None:
         made = _requantise(net, node, index, factors, axis)
         old, weight = made.dequantize, node.inputs[index]
         q, scale = old.inputs[0], old.inputs[1]
-        assert q is not None and scale is not None and weight is not None and node.graph is not None
+        assert q is not None
+        assert scale is not None
+        assert weight is not None
+        assert node.graph is not None
         inputs = [q, new_constant(net, made.scale, net.float_type(scale), f"{scale.name}_folded"), *old.inputs[2:]]
         if made.q is not None:
             inputs[0] = net.constant(ir.Tensor(made.q, dtype=net.dtype(q)), f"{q.name}_folded")
