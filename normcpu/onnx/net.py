@@ -199,8 +199,6 @@ def infer(model: ir.Model) -> dict[str, tuple[ir.DataType | None, list[Any] | No
 
     The names of two branches of an If may be the same: those that disagree are left out.
     """
-    from onnx_ir.passes.common import _c_api_utils
-
     found: dict[str, tuple[ir.DataType | None, list[Any] | None]] = {}
     clashes = set()
 
@@ -220,15 +218,32 @@ def infer(model: ir.Model) -> dict[str, tuple[ir.DataType | None, list[Any] | No
                 if attribute.type == onnx.AttributeProto.GRAPH:
                     walk(attribute.g)
 
+    proto = _without_weights(model)
     try:
-        inferred = _c_api_utils.call_onnx_api(
-            lambda proto: onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True),
-            model,
-        )
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
     except Exception:  # whatever the C++ raises: without shapes less folds, and the report says so
         return {}
     walk(inferred.graph)
     return {name: entry for name, entry in found.items() if name not in clashes}
+
+
+def _without_weights(model: ir.Model) -> onnx.ModelProto:
+    """The model with inputs in place of its larger initializers: shapes follow from sizes, and those are small."""
+    graph = model.graph
+    large = [v for v in graph.initializers.values() if v.const_value is not None and v.const_value.nbytes > 1024]
+    inputs = len(graph.inputs)
+    for value in large:
+        value.shape = value.shape or ir.Shape(value.const_value.shape)
+        value.type = value.type or ir.TensorType(value.const_value.dtype)
+        graph.initializers.pop(value.name)
+    graph.inputs.extend([v for v in large if not v.is_graph_input()])
+    try:
+        return ir.to_proto(model)
+    finally:
+        while len(graph.inputs) > inputs:
+            graph.inputs.pop()
+        for value in large:
+            graph.register_initializer(value)
 
 
 def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:

@@ -36,15 +36,17 @@ def sink_into_branches(model: ir.Model) -> None:
     One branch runs, so one copy does.
     """
     constants = Constants(model.ir_version, lambda value: None if value is None else value.dtype)
+    branch_of = _branches(model)
     for node in list(model.graph.all_nodes()):
         if node.op_type not in LINEAR or node.domain or len(node.outputs) != 1 or node.graph is None:
             continue
         value = node.outputs[0]
         uses = list(value.uses())
         graphs = {use.node.graph for use in uses}
-        if not uses or value.is_graph_output() or not any(u.node.op_type in AFFINE for u in uses):
+        owners = {branch_of.get(graph) for graph in graphs}
+        if value.is_graph_output() or len(owners) != 1 or None in owners or not _same_graph(owners, node):
             continue
-        if not constants.is_constant(node.inputs[1]) or not _branches_of_one_if(graphs, node.graph):
+        if not any(u.node.op_type in AFFINE for u in uses) or not constants.is_constant(node.inputs[1]):
             continue
         for graph in graphs:
             assert isinstance(graph, ir.Graph)
@@ -58,10 +60,16 @@ def sink_into_branches(model: ir.Model) -> None:
         node.graph.remove(node, safe=True)
 
 
-def _branches_of_one_if(graphs: set[object], outer: object) -> bool:
-    for node in outer if isinstance(outer, ir.Graph) else ():
-        if node.op_type == "If" and not node.domain:
-            branches = {a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH}
-            if graphs <= branches:
-                return True
-    return False
+def _branches(model: ir.Model) -> dict[ir.Graph, ir.Node]:
+    """{branch: the If that runs it}."""
+    return {
+        attribute.as_graph(): node
+        for node in model.graph.all_nodes()
+        if node.op_type == "If" and not node.domain
+        for attribute in node.attributes.values()
+        if attribute.type == ir.AttributeType.GRAPH
+    }
+
+
+def _same_graph(owners: set[ir.Node | None], node: ir.Node) -> bool:
+    return all(owner is not None and owner.graph is node.graph for owner in owners)
