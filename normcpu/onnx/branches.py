@@ -77,7 +77,7 @@ def _leaves(net: Net, root: ir.Node) -> Iterator[Use]:
 
 def _merge_one(net: Net, root: ir.Node, skip: frozenset[str], records: list[Record]) -> bool:
     uses = list(_leaves(net, root))
-    if len(uses) < 2:
+    if len(uses) < 2 or not _share_input(uses):
         return False
     convolutions = [c for use in uses if (c := _convolution(net, use)) is not None]
     convolutions.sort(key=lambda c: -int(np.prod(c.kernel)))
@@ -103,6 +103,24 @@ def _merge_one(net: Net, root: ir.Node, skip: frozenset[str], records: list[Reco
             records.append(Record(name, branch.node.op_type if branch.node else "Add", "folded", steps))
             return True
     return False
+
+
+def _share_input(uses: list[Use]) -> bool:
+    """Whether a convolution reads what another operand is, or is made from: cheaper to see than what weights are."""
+    made = [(use.node.inputs[use.at], _producer(use)) for use in uses]
+    for k, (_, conv) in enumerate(made):
+        if conv is not None and conv.op_type == "Conv":
+            others = [
+                x for j, (value, node) in enumerate(made) if j != k for x in (value, *(node.inputs if node else ()))
+            ]
+            if any(x is conv.inputs[0] for x in others):
+                return True
+    return False
+
+
+def _producer(use: Use) -> ir.Node | None:
+    value = use.node.inputs[use.at]
+    return None if value is None else value.producer()
 
 
 def _convolution(net: Net, use: Use) -> Branch | None:

@@ -19,8 +19,8 @@ import onnx_ir as ir
 
 from .affine import Refused
 from .constants import attribute_or_input, integer
+from .exact import new_constant
 from .net import Net, title
-from .weights import new_constant
 
 
 class Spelled(NamedTuple):

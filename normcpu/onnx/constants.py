@@ -67,6 +67,8 @@ class Constants:
         self.dtype = dtype  # of values that are not constant: CastLike(constant, x) needs the type of x
         self.made: dict[ir.Value, Evaluated] = {}  # results of operations on constants; initializers are not kept
         self.exact: dict[ir.Value, Callable[[], Evaluated]] = {}  # folded weights, before their rounding
+        self.scaled: dict[ir.Value, Any] = {}  # those of them that are a weight times factors
+        self.extents: dict[ir.Value, float] = {}  # no element is larger than this
 
     def is_constant(self, value: ir.Value | None, depth: int = 0) -> bool:
         if value is None or depth > DEEPEST:
@@ -107,14 +109,25 @@ class Constants:
             self.made[value] = made
         return self.made[value]
 
-    def source(self, value: ir.Value) -> Callable[[], Evaluated]:
-        """How to evaluate a constant again, after the graph no longer has it."""
+    def raw(self, value: ir.Value) -> Callable[[], Evaluated]:
+        """How to get at a constant again, after the graph no longer has it: in its own type, where it is stored."""
         if value in self.exact:
             return self.exact[value]
         tensor = value.const_value if value.is_initializer() else None
         if tensor is not None:
-            return lambda: to_double(tensor.numpy())
-        return _again(self, value)
+            return tensor.numpy
+        made = self.value(value)
+        assert made is not None
+        return lambda: made
+
+    def extent(self, value: ir.Value) -> float:
+        """The largest magnitude in a constant, or more; NaN where it has one."""
+        if value not in self.extents:
+            a = self.raw(value)()
+            self.extents[value] = float(max(abs(float(a.max())), abs(float(a.min())))) if a.size else 0.0
+            if a.size and np.isnan(float(a.max())):
+                self.extents[value] = float("nan")
+        return self.extents[value]
 
     def _evaluate(self, value: ir.Value) -> Evaluated | None:
         node = value.producer()
@@ -133,12 +146,6 @@ class Constants:
         except (ValueError, IndexError, TypeError, OverflowError, MemoryError, ZeroDivisionError):
             return None
         return None if made is None or made.size > LARGEST else to_double(made)
-
-
-def _again(constants: Constants, value: ir.Value) -> Callable[[], Evaluated]:
-    made = constants.value(value)
-    assert made is not None
-    return lambda: made
 
 
 def _of_attribute(node: ir.Node) -> Evaluated | None:

@@ -9,9 +9,10 @@ import onnx_ir as ir
 from .affine import Affine, Array, Refused
 from .constants import integer, real
 from .conv import only_data
+from .exact import check_range, new_constant
 from .net import Net, title
 from .push import Mover, Plan, backward, forward
-from .weights import Action, check_range, constant_input, new_constant, scale_weight, set_constant, weight_shape
+from .weights import Action, constant_input, scale_weight, set_constant, weight_shape
 
 
 @backward("B3", "Gemm")

@@ -22,8 +22,9 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from .affine import Affine, Refused
+from .exact import check_range, new_constant
 from .net import Net, Use, title
-from .weights import Action, check_range, new_constant
+from .weights import Action
 
 FARTHEST = 64  # operations that one affine crosses
 MOST = 512  # operations that one attempt looks at, over all branches

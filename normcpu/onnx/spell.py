@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from .affine import Affine, Array, Refused
+from .exact import check_range, new_constant
 from .net import FLOATS, Net
-from .weights import Action, check_range, new_constant
+from .weights import Action
 
 Form = Literal["nothing", "Mul", "Add", "BatchNormalization", "Mul and Add"]
 
