@@ -42,13 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return USAGE
     try:
-        from .onnx import ModelError
+        from .onnx import ModelError, UnknownRule
     except ModuleNotFoundError as missing:
         return _fail(str(missing), MISSING)
     try:
         return int(chosen.run(chosen))
     except ModelError as error:
         return _fail(str(error), FILE)
+    except UnknownRule as error:
+        return _fail(str(error), USAGE)
     except ModuleNotFoundError as missing:
         return _fail(f'{missing.name} is not installed: pip install "normcpu[onnx]"', MISSING)
     except BrokenPipeError:  # the reader of our output, head for instance, has enough
@@ -101,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip", action="append", default=[], metavar="RULE", help="do not use this rule, B11 say")
+    parser.add_argument("--only", action="append", metavar="RULE", help="use no other rule; may be repeated")
     parser.add_argument("--keep", action="append", default=[], metavar="NODE", help="leave the node of this name alone")
     parser.add_argument(
         "--target", choices=("onnxruntime", "generic"), default="onnxruntime",
@@ -121,7 +124,7 @@ def run_fold(chosen: argparse.Namespace) -> int:
     feeds = _feeds(chosen.inputs)
     with _working(f"folding {chosen.model}", chosen.quiet):
         model, report = fold(
-            chosen.model, skip=chosen.skip, keep=chosen.keep, target=chosen.target,
+            chosen.model, skip=chosen.skip, only=chosen.only, keep=chosen.keep, target=chosen.target,
             verify=not chosen.no_verify, inputs=feeds,
         )  # fmt: skip
     if not chosen.dry_run:
@@ -141,7 +144,9 @@ def run_inspect(chosen: argparse.Namespace) -> int:
     from .onnx import fold
 
     with _working(f"reading {chosen.model}", chosen.json):
-        _, report = fold(chosen.model, skip=chosen.skip, keep=chosen.keep, target=chosen.target, verify=False)
+        _, report = fold(
+            chosen.model, skip=chosen.skip, only=chosen.only, keep=chosen.keep, target=chosen.target, verify=False
+        )
     print(report.to_json() if chosen.json else report.table())
     return DONE
 

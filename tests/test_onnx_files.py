@@ -84,6 +84,14 @@ def test_nothing_to_fold_is_the_same_file(tmp_path: Path) -> None:
     assert (tmp_path / "stays.folded.onnx").read_bytes() == path.read_bytes()
 
 
+def test_rules_that_there_are_not(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--skip", "--only"):
+        assert cli.main(["inspect", str(model), option, "B99"]) == cli.USAGE
+        assert "there is no rule 'B99'" in capsys.readouterr().err
+    assert cli.main(["inspect", str(model), "--only", "F1", "--json"]) == cli.DONE
+    assert json.loads(capsys.readouterr().out)["after"] == 1
+
+
 def test_inspect_writes_nothing(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", str(model), "--json"]) == cli.DONE
     assert json.loads(capsys.readouterr().out)["after"] == 0

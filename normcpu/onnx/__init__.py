@@ -14,11 +14,23 @@ except ModuleNotFoundError as missing:
         f'{missing.name} is not installed: folding models wants pip install "normcpu[onnx]"', name=missing.name
     ) from None
 
-from .engine import Record
-from .fold import fold
+from .engine import RULES, Record
+from .fold import UnknownRule, fold
 from .report import Report
 from .run import CannotRun
 from .save import ModelError, load, save
 from .verify import Reference, Verification
 
-__all__ = ["CannotRun", "ModelError", "Record", "Reference", "Report", "Verification", "fold", "load", "save"]
+__all__ = [
+    "RULES",
+    "CannotRun",
+    "ModelError",
+    "Record",
+    "Reference",
+    "Report",
+    "UnknownRule",
+    "Verification",
+    "fold",
+    "load",
+    "save",
+]

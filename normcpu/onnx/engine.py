@@ -15,10 +15,13 @@ from .compose import compose_norms
 from .net import Net, title
 from .norms import read_norm, reset_norm
 from .prepare import fold_preparations
-from .push import Mover, Plan, Step
+from .push import BACKWARD, FORWARD, Mover, Plan, Step
 from .read import Chain, composites, is_bias, masked_attention, read
 from .spell import respell, spelled
 
+RULES = frozenset(rule.name for table in (BACKWARD, FORWARD) for rule in table.values()) | {
+    "N1", "N2", "N3", "N6", "N7", "R1", "R2", "S1", "S2", "X1",
+}  # fmt: skip
 OPSETS = range(7, 29)  # whose operations these rules were written for
 
 
@@ -219,10 +222,11 @@ class Engine:
             affine = read_norm(self.net, node)
             if affine is None:
                 return False
-            for rule in ("N1", "N2", "N3"):
-                if rule in self.options.skip:
-                    raise Refused(f"rule {rule} is switched off")
+            rule = norms.RULE[node.op_type]
+            if rule in self.options.skip:
+                raise Refused(f"rule {rule} is switched off")
             plan = self.mover.attempt(lambda: self.mover.push(node.outputs[0], affine))
+            plan.steps.insert(0, Step(rule, title(node), node.op_type))
             plan.actions += reset_norm(self.net, node)
         except Refused as refused:
             self.kept[node] = f"forwards: {refused}"

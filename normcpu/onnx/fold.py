@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from .count import count_affine
-from .engine import Engine, Options
+from .engine import RULES, Engine, Options
 from .report import Report
 from .run import CannotRun, Feeds
 from .save import PROTOBUF_LIMIT, external_files, load, size
@@ -20,10 +20,15 @@ from .verify import Reference
 Source: TypeAlias = onnx.ModelProto | ir.Model | str | os.PathLike[str]
 
 
+class UnknownRule(ValueError):
+    """skip or only names a rule that there is not."""
+
+
 def fold(
     model: Source,
     *,
     skip: Sequence[str] = (),
+    only: Sequence[str] | None = None,
     keep: Sequence[str] = (),
     target: str = "onnxruntime",
     verify: bool = True,
@@ -33,7 +38,8 @@ def fold(
 
     Args:
         model: a path, an onnx.ModelProto or an onnx_ir.Model; it is left as it is.
-        skip: names of rules that are not to be used, such as "B11".
+        skip: names of rules that are not to be used, such as "B11"; RULES has them all.
+        only: names of the only rules that are to be used.
         keep: names of nodes that stay as they are.
         target: "onnxruntime" leaves patterns whole that it fuses, "generic" does not.
         verify: run original and folded model on the same inputs, in ONNX Runtime if it is installed.  A rule whose
@@ -46,12 +52,16 @@ def fold(
 
     Raises:
         ModelError: the file is no model.
-        ValueError: target is neither "onnxruntime" nor "generic".
+        ValueError: target is neither "onnxruntime" nor "generic", or skip or only names a rule that there is not.
     """
     if target not in ("onnxruntime", "generic"):
         raise ValueError(f"target must be 'onnxruntime' or 'generic', got {target!r}")
+    for name in (*skip, *(only or ())):
+        if name not in RULES:
+            raise UnknownRule(f"there is no rule {name!r}; there are {', '.join(sorted(RULES))}")
     again = _reader(model)
-    options = Options(frozenset(skip), frozenset(keep), target)
+    off = frozenset(skip) | (RULES - set(only) if only is not None else frozenset())
+    options = Options(off, frozenset(keep), target)
     folded, report = _once(again, options)
     if not report.folded:
         report.not_verified = "nothing was folded"

@@ -117,7 +117,7 @@ def matmul_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> P
     other = 1 - index
     contracted = rank - 1 if index == 0 else rank - 2
     constant = net.constants.is_constant(node.inputs[other])
-    if rank < 2:
+    if rank < 2 and (index == 1 or not constant):
         raise Refused(f"MatMul {title(node)} has a vector for an operand")
     if not constant or (affine.axes - {contracted} and contracted not in affine.axes):
         return _product_forward(mover, node, affine, contracted)

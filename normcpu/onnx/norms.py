@@ -23,6 +23,8 @@ NORMS = (
 )
 ROWS = NORMS[:3]  # of the last axes, with weights along those
 WITHOUT_MEAN = NORMS[1:3]
+RULE = {"LayerNormalization": "N1", "RMSNormalization": "N2", "SimplifiedLayerNormalization": "N2",
+        "InstanceNormalization": "N3", "GroupNormalization": "N3"}  # fmt: skip
 Change = Callable[[Array], Array]
 
 
