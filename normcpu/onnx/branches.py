@@ -7,6 +7,7 @@ convolutions where their taps fit, per-channel affines and x itself on the middl
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -107,15 +108,14 @@ def _merge_one(net: Net, root: ir.Node, skip: frozenset[str], records: list[Reco
 
 def _share_input(uses: list[Use]) -> bool:
     """Whether a convolution reads what another operand is, or is made from: cheaper to see than what weights are."""
-    made = [(use.node.inputs[use.at], _producer(use)) for use in uses]
-    for k, (_, conv) in enumerate(made):
-        if conv is not None and conv.op_type == "Conv":
-            others = [
-                x for j, (value, node) in enumerate(made) if j != k for x in (value, *(node.inputs if node else ()))
-            ]
-            if any(x is conv.inputs[0] for x in others):
-                return True
-    return False
+    seen: Counter[ir.Value | None] = Counter(use.node.inputs[use.at] for use in uses)
+    convolutions = []
+    for use in uses:
+        node = _producer(use)
+        seen.update(set(node.inputs) if node is not None else ())
+        if node is not None and node.op_type == "Conv":
+            convolutions.append(node)
+    return any(seen[conv.inputs[0]] > 1 for conv in convolutions)
 
 
 def _producer(use: Use) -> ir.Node | None:

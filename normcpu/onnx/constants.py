@@ -12,13 +12,13 @@ import onnx_ir as ir
 
 Evaluated = np.ndarray[Any, Any]
 LARGEST = 1 << 28  # elements that evaluating a constant may create: ConstantOfShape of a hostile file asks for more
-KEPT = 1 << 16  # elements of a result that is kept; larger ones are evaluated again
+BUDGET = 1 << 26  # elements of all results together: what is constant beyond is treated as if it were not
 DEEPEST = 64  # operations between a constant and its initializer
 
 
 def to_double(a: Evaluated) -> Evaluated:
     """Floats of every width as float64; integers and booleans as they are."""
-    return a.astype(np.float64) if is_float(a.dtype) else a
+    return a.astype(np.float64, copy=False) if is_float(a.dtype) else a
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
@@ -65,7 +65,9 @@ class Constants:
     def __init__(self, ir_version: int, dtype: Callable[[ir.Value | None], ir.DataType | None]) -> None:
         self.inputs_are_constant = ir_version < 4
         self.dtype = dtype  # of values that are not constant: CastLike(constant, x) needs the type of x
-        self.made: dict[ir.Value, Evaluated] = {}  # results of operations on constants; initializers are not kept
+        self.made: dict[ir.Value, Evaluated | None] = {}  # results of operations; initializers are not kept
+        self.known: dict[ir.Value, bool] = {}  # which results are constant
+        self.budget = BUDGET
         self.exact: dict[ir.Value, Callable[[], Evaluated]] = {}  # folded weights, before their rounding
         self.scaled: dict[ir.Value, Any] = {}  # those of them that are a weight times factors
         self.extents: dict[ir.Value, float] = {}  # no element is larger than this
@@ -75,6 +77,11 @@ class Constants:
             return False
         if value.is_initializer():
             return value.const_value is not None and (self.inputs_are_constant or not value.is_graph_input())
+        if value not in self.known:
+            self.known[value] = self._is_result_constant(value, depth)
+        return self.known[value]
+
+    def _is_result_constant(self, value: ir.Value, depth: int) -> bool:
         node = value.producer()
         if node is None or node.domain or value.index() != 0:
             return False
@@ -102,10 +109,9 @@ class Constants:
             return to_double(tensor.numpy())
         if value not in self.made:
             made = self._evaluate(value)
-            if made is None:
-                return None
-            if made.size > KEPT:
-                return made
+            if made is not None and any(made.strides):
+                self.budget -= made.size
+                made = made if self.budget >= 0 else None
             self.made[value] = made
         return self.made[value]
 
@@ -170,7 +176,7 @@ def _constant_of_shape(node: ir.Node, shape: Evaluated) -> Evaluated | None:
     if any(n < 0 for n in sizes) or float(np.prod([float(n) for n in sizes])) > LARGEST:
         return None
     fill = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1, np.float32)
-    return np.full(sizes, fill.ravel()[0])
+    return np.broadcast_to(to_double(fill).ravel()[0], sizes)
 
 
 def _axes(node: ir.Node, axes: Evaluated | None) -> list[int] | None:

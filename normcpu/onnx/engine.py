@@ -22,6 +22,7 @@ from .spell import respell, spelled
 RULES = frozenset(rule.name for table in (BACKWARD, FORWARD) for rule in table.values()) | {
     "N1", "N2", "N3", "N6", "N7", "R1", "R2", "S1", "S2", "X1",
 }  # fmt: skip
+LONGEST_PART = 8  # nodes; chains are rarely longer, and each part is tried
 OPSETS = range(7, 29)  # whose operations these rules were written for
 
 
@@ -129,7 +130,7 @@ class Engine:
         if any(self._try(go, chain, reasons) for go in (self._backward, self._forward, self._both_ways)):
             return True
         unheard: list[str] = []
-        for k in range(len(chain.nodes) - 1, 0, -1):
+        for k in range(min(len(chain.nodes) - 1, LONGEST_PART), 0, -1):
             for go, nodes in ((self._backward, chain.nodes[:k]), (self._forward, chain.nodes[-k:])):
                 part = self._part(chain, nodes)
                 if part is not None and self._try(go, part, unheard):

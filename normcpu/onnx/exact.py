@@ -18,6 +18,7 @@ from .affine import Array, Refused
 from .constants import Evaluated
 from .net import Net, numpy_type, title
 
+LARGEST_COPY = 1 << 24  # bytes of a shared weight that is copied to be folded into
 BLOCK = 1 << 22  # elements that are float64 at a time
 
 
@@ -59,6 +60,13 @@ def scaled_constant(net: Net, weight: ir.Value, factors: Array, dtype: ir.DataTy
     net.constants.scaled[value] = made
     net.constants.extents[value] = net.constants.extent(weight) * float(np.abs(factors).max(initial=0))
     return value
+
+
+def not_worth_a_copy(weight: ir.Value) -> None:
+    """Folding into a weight that others read copies it: an embedding that is also the last layer, say."""
+    size = weight.const_value.nbytes if weight.const_value is not None else 0
+    if size > LARGEST_COPY and len(weight.uses()) > 1:
+        raise Refused(f"{weight.name!r} is shared, and a copy of its {size >> 20} MiB costs more than it saves")
 
 
 def exact_value(net: Net, value: ir.Value) -> Evaluated:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from .affine import Dim, Refused
-from .constants import Constants, Evaluated, is_float
+from .constants import LARGEST, Constants, Evaluated, is_float
 from .shapes import SAME_TYPE, shape_of
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
@@ -34,9 +35,20 @@ class Net:
         self.ir_version = model.ir_version
         self.constants = Constants(model.ir_version, self.dtype)
         self.inferred = infer(model)
+        self.types: dict[ir.Value, ir.DataType | None] = {}
         self.shapes: dict[ir.Value, list[Dim] | None] = {}  # what shapes.py found out
+        self._shapes_in_order()
         self.names = {v.name for graph in self.graphs() for v in _values(graph) if v.name}
         self.names |= {n.name for n in self.nodes() if n.name}
+
+    def _shapes_in_order(self) -> None:
+        """Each from the ones before: asked for the last first, a long chain would go deep."""
+        for node in self.nodes():
+            for value in node.outputs:
+                if value.name not in self.inferred and value.shape is None:
+                    self.types[value] = self.dtype(value)
+                    with suppress(Refused):
+                        self.shape(value)
 
     def graphs(self) -> Iterator[ir.Graph]:
         yield self.model.graph
@@ -53,6 +65,8 @@ class Net:
             return value.dtype
         if value.const_value is not None:
             return value.const_value.dtype
+        if value in self.types:
+            return self.types[value]
         found = self.inferred.get(value.name or "", (None, None))[0]
         node = value.producer()
         if found is None and node is not None and not node.domain and node.op_type in SAME_TYPE and node.inputs:
@@ -78,7 +92,10 @@ class Net:
             return list(constant.shape)
         if dims is None:
             raise Refused(f"the number of axes of {value.name!r} is not known")
-        return [d if isinstance(d, int) and d >= 0 else _symbol(d) or f"{k}@{value.name}" for k, d in enumerate(dims)]
+        return [
+            d if isinstance(d, int) and 0 <= d <= LARGEST else _symbol(d) or f"{k}@{value.name}"
+            for k, d in enumerate(dims)
+        ]
 
     def rank(self, value: ir.Value) -> int:
         return len(self.shape(value))

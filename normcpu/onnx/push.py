@@ -22,7 +22,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from .affine import Affine, Refused
-from .exact import check_range, new_constant
+from .exact import check_range, new_constant, not_worth_a_copy
 from .net import Net, Use, title
 from .weights import Action
 
@@ -186,6 +186,7 @@ class Mover:
 
     def _constant(self, node: ir.Node, index: int, value: ir.Value, affine: Affine) -> Plan:
         """B7.  A constant operand becomes scale * c + shift."""
+        not_worth_a_copy(value)
         dtype = self.net.float_type(value)
         exact = self.net.constants.value(value)
         if exact is None:

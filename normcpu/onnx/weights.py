@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from .affine import Array, Refused
 from .constants import Evaluated
-from .exact import check_range, exact_value, new_constant, scaled_constant, whose, why_not_constant
+from .exact import check_range, exact_value, new_constant, not_worth_a_copy, scaled_constant, whose, why_not_constant
 from .net import Net, numpy_type
 from .quantised import is_quantised, scale_quantised
 
@@ -27,6 +27,7 @@ def scale_weight(net: Net, node: ir.Node, index: int, factors: Array, axis: int 
     weight = node.inputs[index]
     if weight is None or not net.constants.is_constant(weight):
         raise Refused(f"{whose(node, index)} is {why_not_constant(net, weight)}")
+    not_worth_a_copy(weight)
     if is_quantised(weight):
         return scale_quantised(net, node, index, factors, axis)
     dtype = net.float_type(weight)
