@@ -22,6 +22,10 @@ class Refused(Exception):
     """Why an affine cannot go somewhere: one sentence for the report."""
 
 
+class Overflows(Refused):
+    """A folded weight is too large for its type."""
+
+
 @dataclass(frozen=True)
 class Affine:
     """y = scale * x + shift; both arrays (rank axes of 1 or the tensor's size)."""

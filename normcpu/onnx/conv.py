@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .affine import Affine, Array, Refused
+from .affine import Affine, Array, Overflows, Refused
 from .constants import integer, ints, text
 from .net import Net, title
-from .push import Mover, Plan, backward, forward
+from .push import Mover, Plan, Step, backward, forward
 from .weights import Action, constant_input, scale_weight, set_constant, weight_shape
 
 
@@ -20,9 +20,43 @@ def conv_backward(mover: Mover, node: ir.Node, output: int, affine: Affine) -> P
     s, t = affine.vectors(1, shape[0])
     factors = s.reshape(-1, *[1] * (len(shape) - 1))
     plan = mover.step(node)
-    plan.actions += scale_weight(mover.net, node, 1, factors, 0)
-    plan.actions += bias(mover.net, node, s, t)
+    try:
+        plan.actions += scale_weight(mover.net, node, 1, factors, 0)
+        plan.actions += bias(mover.net, node, s, t)
+    except Overflows:
+        if "P1" in mover.skip or mover.net.dtype(node.inputs[1]) != ir.DataType.FLOAT16:
+            raise
+        return _in_float32(mover, node, factors, s, t)
     return plan
+
+
+def _in_float32(mover: Mover, node: ir.Node, factors: Array, s: Array, t: Array) -> Plan:
+    """P1.  Where float16 cannot hold the folded weight: the convolution in float32, between two Casts.
+
+    CPUs without float16 arithmetic compute it so anyhow, with Casts that the runtime puts in.
+    """
+    net, wide = mover.net, ir.DataType.FLOAT
+    weight, known = constant_input(net, node, 1), constant_input(net, node, 2)
+    assert weight is not None
+    shift = t if known is None else s * known + t
+    actions = [set_constant(net, node, 1, weight * factors, wide, f"{title(node)}_weight")]
+    if known is not None or t.any():
+        actions.append(set_constant(net, node, 2, shift, wide, f"{title(node)}_bias"))
+
+    def cast() -> None:
+        x, y = node.inputs[0], node.outputs[0]
+        assert x is not None
+        assert node.graph is not None
+        before = ir.Node("", "Cast", [x], [ir.AttrInt64("to", wide)], name=net.fresh(f"{title(node)}_cast"))
+        before.outputs[0].name = net.fresh(f"{x.name}_float")
+        before.outputs[0].shape, before.outputs[0].type = x.shape, ir.TensorType(wide)
+        node.graph.insert_before(node, before)
+        net.set_input(node, 0, before.outputs[0])
+        net.insert_after(y, "Cast", to=ir.DataType.FLOAT16)
+        y.type = ir.TensorType(wide)
+
+    step = Step("P1", title(node), node.op_type)
+    return Plan([step], [*actions, cast], [node])
 
 
 @backward("B2", "ConvTranspose")

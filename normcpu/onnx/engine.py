@@ -20,7 +20,7 @@ from .read import Chain, composites, is_bias, masked_attention, read
 from .spell import respell, spelled
 
 RULES = frozenset(rule.name for table in (BACKWARD, FORWARD) for rule in table.values()) | {
-    "N1", "N2", "N3", "N6", "N7", "R1", "R2", "S1", "S2", "X1",
+    "N1", "N2", "N3", "N6", "N7", "P1", "R1", "R2", "S1", "S2", "X1",
 }  # fmt: skip
 LONGEST_PART = 8  # nodes; chains are rarely longer, and each part is tried
 OPSETS = range(7, 29)  # whose operations these rules were written for

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from .affine import Array, Refused
+from .affine import Array, Overflows, Refused
 from .constants import Evaluated
 from .net import Net, numpy_type, title
 
@@ -106,7 +106,7 @@ def check_range(exact: Evaluated, factors: Array, dtype: ir.DataType, what: str,
     with np.errstate(over="ignore"):
         bad = ~np.isfinite(size.astype(numpy_type(dtype)).astype(np.float64))
     if bad.any():
-        raise Refused(f"{what} would overflow {dtype.name.lower()}{name.format(int(np.argmax(bad)))}")
+        raise Overflows(f"{what} would overflow {dtype.name.lower()}{name.format(int(np.argmax(bad)))}")
     if axis is not None and dtype == ir.DataType.FLOAT16:
         small = (size > 0) & (size < float(limits.tiny) / 8)
         if small.any():

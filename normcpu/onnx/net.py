@@ -127,12 +127,16 @@ class Net:
             node.resize_inputs(index + 1)
         node.replace_input_with(index, value)
 
-    def insert_after(self, value: ir.Value, op_type: str, operand: ir.Value) -> ir.Node:
-        """op_type(value, operand) for all readers of `value`, which keeps its name if it is a graph output."""
+    def insert_after(
+        self, value: ir.Value, op_type: str, *operands: ir.Value, to: ir.DataType | None = None
+    ) -> ir.Node:
+        """op_type(value, *operands) for all readers of `value`, whose name it takes if that is a graph output's."""
         producer = value.producer()
         assert producer is not None
         assert producer.graph is not None
-        node = ir.Node("", op_type, [value, operand], name=self.fresh(f"{value.name}_{op_type.lower()}"))
+        attributes = [] if to is None else [ir.AttrInt64("to", to)]
+        name = self.fresh(f"{value.name}_{op_type.lower()}")
+        node = ir.Node("", op_type, [value, *operands], attributes, name=name)
         made = node.outputs[0]
         made.shape, made.type = value.shape, value.type
         if value.type is None and (found := self.dtype(value)) is not None:
@@ -266,6 +270,10 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
 def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     """A size below 0 stands for an unknown one, which some exporters write."""
     return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
+
+
+def _size_or_name(dim: Any, unknown: str) -> Dim:
+    return dim if isinstance(dim, int) and 0 <= dim <= LARGEST else _symbol(dim) or unknown
 
 
 def _symbol(dim: Any) -> str | None:
