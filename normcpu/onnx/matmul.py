@@ -120,7 +120,7 @@ def matmul_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> P
     if rank < 2 and (index == 1 or not constant):
         raise Refused(f"MatMul {title(node)} has a vector for an operand")
     if not constant or (affine.axes - {contracted} and contracted not in affine.axes):
-        return _product_forward(mover, node, affine, contracted)
+        return _product_forward(mover, node, index, affine, contracted)
     shape = weight_shape(net, node, other)
     if len(shape) < 2:
         raise Refused(f"MatMul {title(node)} has a vector for a weight")
@@ -138,7 +138,7 @@ def matmul_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> P
     return plan
 
 
-def _product_forward(mover: Mover, node: ir.Node, affine: Affine, contracted: int) -> Plan:
+def _product_forward(mover: Mover, node: ir.Node, index: int, affine: Affine, contracted: int) -> Plan:
     if not affine.keeps_zero or contracted in affine.axes:
         raise Refused(
             f"MatMul {title(node)} of two activations takes only a scale that is not along the contracted axis"
@@ -147,7 +147,7 @@ def _product_forward(mover: Mover, node: ir.Node, affine: Affine, contracted: in
     if affine.axes and affine.rank != rank:
         raise Refused(f"MatMul {title(node)} broadcasts the operand that the factors vary along")
     if affine.axes:
-        here, there = mover.net.shape(node.inputs[0] or node.outputs[0]), mover.net.shape(node.outputs[0])
+        here, there = mover.net.shape(node.inputs[index] or node.outputs[0]), mover.net.shape(node.outputs[0])
         if any(k < rank - 2 and here[k] != there[k] for k in affine.axes):
             raise Refused(f"MatMul {title(node)} broadcasts the axis that the factors vary along")
     scale = affine.scale if affine.axes else affine.scale.ravel()[0]

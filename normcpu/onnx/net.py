@@ -82,7 +82,9 @@ class Net:
     def shape(self, value: ir.Value) -> list[Dim]:
         """Sizes, and for each unknown one a name of its own."""
         known: Any = value.shape
-        dims: list[Any] | None = list(known) if known is not None else self.inferred.get(value.name or "", (0, None))[1]
+        dims: list[Any] | None = list(known) if known is not None else self.shapes.get(value)
+        if dims is None:
+            dims = self.inferred.get(value.name or "", (0, None))[1]
         node = value.producer()
         if dims is None and node is not None and value.index() == 0:
             if value not in self.shapes:
@@ -139,10 +141,9 @@ class Net:
         node = ir.Node("", op_type, [value, *operands], attributes, name=name)
         made = node.outputs[0]
         made.shape, made.type = value.shape, value.type
-        if value.type is None and (found := self.dtype(value)) is not None:
-            made.type = ir.TensorType(found)
-        if value.shape is None and value.name in self.inferred:
-            made.shape = ir.Shape(self.inferred[value.name][1] or [])
+        self.types[made] = to or self.dtype(value)
+        with suppress(Refused):
+            self.shapes[made] = self.shape(value)
         producer.graph.insert_after(producer, node)
         final = value.is_graph_output()
         for use in list(value.uses()):
@@ -231,7 +232,7 @@ def infer(model: ir.Model) -> dict[str, tuple[ir.DataType | None, list[Any] | No
             sizes = None
             if of.HasField("shape"):
                 sizes = [_size(d) for d in of.shape.dim]
-            entry = (ir.DataType(of.elem_type), sizes)
+            entry = (ir.DataType(of.elem_type), sizes or None)  # [] is what a MatMul of something unknown gets, too
             if found.setdefault(info.name, entry) != entry:
                 clashes.add(info.name)
         for node in graph.node:

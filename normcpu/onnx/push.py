@@ -106,7 +106,16 @@ class Mover:
     def attempt(self, go: Callable[[], Plan]) -> Plan:
         """One affine's way, from its beginning."""
         self.depth = self.looked = 0
-        plan = go()
+        try:
+            plan = go()
+        except (
+            ArithmeticError,
+            AssertionError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:  # nothing has changed yet
+            raise Refused(f"its way could not be followed: {type(error).__name__}: {error}") from error
         for k, node in enumerate(plan.sole):
             if node in plan.sole[:k]:
                 raise Refused(f"two paths meet in {node.op_type} {title(node)}")

@@ -83,7 +83,7 @@ def _node(net: Net, op_type: str, x: ir.Value, affine: Affine, dtype: ir.DataTyp
         constant = new_constant(net, _trimmed(array), dtype, f"{name}_constant")
         node = ir.Node("", op_type, [x, constant], name=name)
     node.outputs[0].name = net.fresh(f"{name}_out")
-    node.outputs[0].type = y.type or ir.TensorType(dtype)
+    net.types[node.outputs[0]] = dtype
     return node
 
 
