@@ -8,7 +8,7 @@ convolutions where their taps fit, per-channel affines and x itself on the middl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,12 +46,12 @@ class Branch:
         return self.weight.shape[2:]
 
 
-def merge_branches(net: Net, skip: frozenset[str], records: list[Record]) -> int:
+def merge_branches(net: Net, skip: frozenset[str], frozen: Container[ir.Node], records: list[Record]) -> int:
     """Merges what can be, and returns how many branches are gone."""
     gone = 0
     for node in list(net.nodes()):
         if node.op_type == "Add" and not node.domain and node.graph is not None and not _inner(net, node):
-            while _merge_one(net, node, skip, records):
+            while _merge_one(net, node, skip, frozen, records):
                 gone += 1
                 if node.graph is None:
                     break
@@ -76,8 +76,10 @@ def _leaves(net: Net, root: ir.Node) -> Iterator[Use]:
                 yield Use(add, index)
 
 
-def _merge_one(net: Net, root: ir.Node, skip: frozenset[str], records: list[Record]) -> bool:
-    uses = list(_leaves(net, root))
+def _merge_one(
+    net: Net, root: ir.Node, skip: frozenset[str], frozen: Container[ir.Node], records: list[Record]
+) -> bool:
+    uses = [use for use in _leaves(net, root) if use.node not in frozen and _producer(use) not in frozen]
     if len(uses) < 2 or not _share_input(uses):
         return False
     convolutions = [c for use in uses if (c := _convolution(net, use)) is not None]

@@ -88,7 +88,7 @@ class Engine:
             if chain is not None:
                 seen.update(chain.nodes)
                 progress |= self._site(chain)
-        progress |= bool(merge_branches(self.net, self.options.skip, self.records))
+        progress |= bool(merge_branches(self.net, self.options.skip, self.frozen, self.records))
         return progress
 
     def _chain(self, node: ir.Node) -> Chain | None:

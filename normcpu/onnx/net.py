@@ -31,7 +31,7 @@ class Net:
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
-        self.opset = model.opset_imports.get("", 0)
+        self.opset = opset(model)
         self.ir_version = model.ir_version
         self.constants = Constants(model.ir_version, self.dtype)
         self.inferred = infer(model)
@@ -197,6 +197,10 @@ class Net:
                     del graph.initializers[name]
                     if overridable:
                         graph.inputs.remove(value)
+
+
+def opset(model: ir.Model) -> int:
+    return int(model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0)))
 
 
 def title(node: ir.Node) -> str:

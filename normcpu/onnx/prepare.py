@@ -6,6 +6,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from .constants import Constants
+from .net import opset
 
 LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 AFFINE = {"BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg"}
@@ -13,7 +14,9 @@ AFFINE = {"BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg"}
 
 def fold_preparations(model: ir.Model, skip: frozenset[str]) -> None:
     """All of them, in order."""
-    if "S1" not in skip and any(_has_affine(f) for f in model.functions.values()):
+    functions = model.functions.values()
+    same_opset = all(f.opset_imports.get("", opset(model)) == opset(model) for f in functions)
+    if "S1" not in skip and same_opset and any(_has_affine(f) for f in functions):
         inline_functions(model)
     if "S2" not in skip:
         sink_into_branches(model)
