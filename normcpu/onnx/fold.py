@@ -12,9 +12,10 @@ import onnx_ir as ir
 
 from .count import count_affine
 from .engine import RULES, Engine, Options
+from .net import without_weights
 from .report import Report
 from .run import CannotRun, Feeds
-from .save import PROTOBUF_LIMIT, external_files, load, size
+from .save import PROTOBUF_LIMIT, ModelError, external_files, first_line, load, size
 from .verify import Reference
 
 Source: TypeAlias = onnx.ModelProto | ir.Model | str | os.PathLike[str]
@@ -51,7 +52,7 @@ def fold(
         The folded model and the report.  Where nothing could be folded it is the model as it was.
 
     Raises:
-        ModelError: the file is no model.
+        ModelError: the file is no model, or no valid one.
         ValueError: target is neither "onnxruntime" nor "generic", or skip or only names a rule that there is not.
     """
     if target not in ("onnxruntime", "generic"):
@@ -74,10 +75,24 @@ def fold(
 def _once(again: Callable[[], ir.Model], options: Options) -> tuple[ir.Model, Report]:
     model = again()
     external = bool(external_files(model))
-    engine = Engine(model, options)
-    before = count_affine(engine.net)
-    engine.run()
-    return model, Report(before, count_affine(engine.net), engine.records, external_data=external)
+    try:
+        engine = Engine(model, options)
+        before = count_affine(engine.net)
+        engine.run()
+        return model, Report(before, count_affine(engine.net), engine.records, external_data=external)
+    except (ir.serde.SerdeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise _invalid(again(), error) from error
+
+
+def _invalid(model: ir.Model, error: Exception) -> Exception:
+    """What ONNX says is wrong with the model, if it is no valid one; the error as it is if it is."""
+    if isinstance(error, ir.serde.SerdeError):
+        return ModelError(f"not a valid ONNX model: {first_line(error)}")
+    try:
+        onnx.checker.check_model(without_weights(model))
+    except (onnx.checker.ValidationError, ir.serde.SerdeError) as wrong:
+        return ModelError(f"not a valid ONNX model: {first_line(wrong)}")
+    return error
 
 
 def _verified(

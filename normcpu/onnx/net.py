@@ -244,7 +244,7 @@ def infer(model: ir.Model) -> dict[str, tuple[ir.DataType | None, list[Any] | No
                 if attribute.type == onnx.AttributeProto.GRAPH:
                     walk(attribute.g)
 
-    proto = _without_weights(model)
+    proto = without_weights(model)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
     except Exception:  # whatever the C++ raises: without shapes less folds, and the report says so
@@ -253,7 +253,7 @@ def infer(model: ir.Model) -> dict[str, tuple[ir.DataType | None, list[Any] | No
     return {name: entry for name, entry in found.items() if name not in clashes}
 
 
-def _without_weights(model: ir.Model) -> onnx.ModelProto:
+def without_weights(model: ir.Model) -> onnx.ModelProto:
     """The model with inputs in place of its larger initializers: shapes follow from sizes, and those are small."""
     graph = model.graph
     large = [v for v in graph.initializers.values() if v.const_value is not None and v.const_value.nbytes > 1024]

@@ -32,7 +32,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, where.parent)
     except Exception as error:  # protobuf's, onnx's and onnx_ir's own kinds: whatever it is, it is no model
-        raise ModelError(f"{path}: not a readable ONNX model: {_first_line(error)}") from error
+        raise ModelError(f"{path}: not a readable ONNX model: {first_line(error)}") from error
     if any(graph.sparse_initializer for graph in _graphs(proto.graph)):
         raise ModelError(f"{path}: has sparse initializers, which cannot be read here")
     if not len(model.graph) and not model.graph.outputs:
@@ -58,7 +58,7 @@ def _check_tensor(path: str | os.PathLike[str], value: ir.Value) -> None:
     try:
         tensor.numpy()  # external data is mapped here, not read; paths that lead out of the folder are refused
     except Exception as error:  # what it says of its size, and what it holds, are two things
-        raise ModelError(f"{path}: initializer {value.name!r} cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"{path}: initializer {value.name!r} cannot be read: {first_line(error)}") from error
     if isinstance(tensor, ir.ExternalTensor):
         tensor.release()
 
@@ -114,7 +114,7 @@ def _same(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
     return os.path.exists(b) and os.path.samefile(a, b)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
