@@ -189,6 +189,9 @@ def branches(b: Builder) -> None:
     for _ in range(int(b.rng.integers(2, 4))):
         k = [int(n) for n in b.rng.choice([1, 3], 2)]
         made.append(b.add("Conv", x, b.normal(c, c, *k), pads=[n // 2 for n in k] * 2, kernel_shape=k)[0])
+    if b.rng.random() < 0.3:
+        pool = b.add("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=int(b.rng.integers(2)))
+        made += b.add("Mul", pool[0], b.factors(c, 1, 1)) if pool and b.rng.random() < 0.5 else pool
     if b.rng.random() < 0.5:
         made.append(b.add("BatchNormalization", x, b.factors(c), b.normal(c), b.normal(c), b.factors(c))[0:1] or [x])
     names = [m if isinstance(m, str) else m[0] for m in made]
@@ -280,7 +283,7 @@ def move(b: Builder) -> None:
     x = b.pick()
     shape = b.values[x].shape
     rank = len(shape)
-    kind = b.rng.integers(9)
+    kind = b.rng.integers(10)
     if kind == 0:
         b.add("Transpose", x, perm=[int(n) for n in b.rng.permutation(rank)])
     elif kind == 1:
@@ -309,6 +312,8 @@ def move(b: Builder) -> None:
         )
     elif kind == 7 and rank == 4:
         b.add(str(b.rng.choice(["DepthToSpace", "SpaceToDepth"])), x, blocksize=2)
+    elif kind == 9:
+        b.add("Tile", x, b.constant(b.rng.choice([1, 1, 2], rank).astype(np.int64)))
     elif kind == 8:
         pads = b.rng.integers(0, 2, 2 * rank) * (b.rng.random(2 * rank) < 0.4)
         b.add("Pad", x, b.constant(pads.astype(np.int64)), mode=str(b.rng.choice(["constant", "reflect", "edge"])))

@@ -115,9 +115,16 @@ def _share_input(uses: list[Use]) -> bool:
     for use in uses:
         node = _producer(use)
         seen.update(set(node.inputs) if node is not None else ())
+        seen.update(_pooled(node))
         if node is not None and node.op_type == "Conv":
             convolutions.append(node)
     return any(seen[conv.inputs[0]] > 1 for conv in convolutions)
+
+
+def _pooled(node: ir.Node | None) -> list[ir.Value | None]:
+    """What an affine of an average is made from."""
+    before = [value.producer() for value in node.inputs if value is not None] if node is not None else []
+    return [pool.inputs[0] for pool in before if pool is not None and pool.op_type == "AveragePool"]
 
 
 def _producer(use: Use) -> ir.Node | None:
@@ -152,25 +159,40 @@ def _convolution(net: Net, use: Use) -> Branch | None:
 
 
 def _diagonal(net: Net, use: Use, host: Branch) -> Branch | None:
-    """s x + t, or x: a 1x1 convolution with W[c, c mod (i / groups)] = s_c, in the host's groups."""
+    """s x + t, x, or s mean(x) + t: W[c, c mod (i / groups)] = s_c, over one tap or all of the window."""
     value = use.node.inputs[use.at]
     channels, per_group = host.weight.shape[:2]
     if value is None or channels != per_group * host.groups:
         return None
-    s, t, node, x = np.ones(channels), np.zeros(channels), None, value
-    if value is not host.x:
+    s, t, node, axes = np.ones(channels), np.zeros(channels), None, len(host.kernel)
+    if value is not host.x and _only_here(value):
         node = value.producer()
-        if node is None or len(value.uses()) != 1 or value.is_graph_output():
+        reading = None if node is None else read(net, node)
+        if node is not None and reading is not None:
+            s, t = reading.affine.vectors(1, channels)
+            value = node.inputs[reading.at]
+    kernel, strides, pads = [1] * axes, [1] * axes, [0] * (2 * axes)
+    if value is not None and value is not host.x:
+        pool = value.producer()
+        if pool is None or pool.op_type != "AveragePool" or pool.domain or not _only_here(value):
             return None
-        reading = read(net, node)
-        if reading is None or node.inputs[reading.at] is not host.x:
+        kernel, strides = ints(pool, "kernel_shape") or [], ints(pool, "strides") or strides
+        pads = ints(pool, "pads") or pads
+        plain = text(pool, "auto_pad", "NOTSET") in ("", "NOTSET") and not integer(pool, "ceil_mode")
+        if not plain or (any(pads) and not integer(pool, "count_include_pad")):
             return None
-        s, t = reading.affine.vectors(1, channels)
-        x = host.x
-    axes = len(host.kernel)
-    weight = np.zeros((channels, per_group, *[1] * axes))
+        if any(n != 1 for n in ints(pool, "dilations") or [1]) or len(kernel) != axes:
+            return None
+        node, value, s = node or pool, pool.inputs[0], s / np.prod(kernel)
+    if value is not host.x:
+        return None
+    weight = np.zeros((channels, per_group, *kernel))
     weight[np.arange(channels), np.arange(channels) % per_group] = s.reshape(-1, *[1] * axes)
-    return Branch(use, x, node, weight, t, [1] * axes, [1] * axes, [0] * axes, [0] * axes, host.groups)
+    return Branch(use, host.x, node, weight, t, strides, [1] * axes, pads[:axes], pads[axes:], host.groups)
+
+
+def _only_here(value: ir.Value) -> bool:
+    return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _join(net: Net, host: Branch, branch: Branch) -> None:

@@ -119,3 +119,33 @@ def _reshape_shapes(net: Net, node: ir.Node) -> tuple[list[Dim], list[Dim]]:
     new = {a % rank for a in axes}
     rest = iter(src)
     return src, [1 if k in new else next(rest) for k in range(rank)]
+
+
+COPIES = ("Expand", "Tile")
+
+
+@backward("B14", *COPIES)
+def copies_backward(mover: Mover, node: ir.Node, output: int, affine: Affine) -> Plan:
+    """Copies have the factors of what they copy, so nothing may vary along an axis that is copied."""
+    lead = _copied_axes(mover.net, node, affine.axes)
+    return mover.step(node) + mover.pull(node, 0, affine.map(lambda a: a.reshape(a.shape[lead:])))
+
+
+@forward("F4", *COPIES)
+def copies_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> Plan:
+    if index != 0:
+        raise Refused(f"{node.op_type} {title(node)} reads it as sizes")
+    rank = mover.net.rank(node.outputs[0])
+    _copied_axes(mover.net, node, {k + rank - affine.rank for k in affine.axes})
+    return mover.step(node) + mover.push(node.outputs[0], Affine.of(rank, affine.scale, affine.shift))
+
+
+def _copied_axes(net: Net, node: ir.Node, varies: set[int]) -> int:
+    """How many axes are new; refused where one of `varies`, axes of the result, is copied."""
+    x = node.inputs[0]
+    assert x is not None
+    here, there = net.shape(x), net.shape(node.outputs[0])
+    lead = len(there) - len(here)
+    if any(k < lead or here[k - lead] != there[k] for k in varies):
+        raise Refused(f"{node.op_type} {title(node)} copies along the axis that the factors vary along")
+    return lead
