@@ -24,7 +24,7 @@ lint: $(VENV)/have-dev
 
 types: $(VENV)/have-dev $(VENV)/have-test $(VENV)/have-onnx build
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest normcpu --allowlist tools/stubtest.txt
+	$(BIN)/python -m mypy.stubtest normcpu --allowlist tools/stubtest.txt --mypy-config-file pyproject.toml
 
 ctest: build
 	$(BIN)/python tests/c/run.py
