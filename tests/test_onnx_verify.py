@@ -98,6 +98,23 @@ def test_a_model_that_does_not_run_is_said_not_to_be_verified(tools: Any) -> Non
     assert report.after == 0
 
 
+def test_random_results_cannot_be_compared(tools: Any) -> None:
+    case = Case("", "", 1, 0, CONV.body.replace("y =", "z =") + "\nr = RandomNormalLike(z)\ny = Mul(z, r)")
+    _, report = tools.fold(build(case))
+    assert "its results are random" in report.not_verified
+
+
+def test_integers_may_differ_where_they_nearly_tie(tools: Any) -> None:
+    case = Case("", "", 1, 0, CONV.body.replace("y =", "z =") + "\ny = ArgMax<axis=1>(z)", outputs="int64[] y")
+    model = build(case)
+    _, report = tools.fold(model)
+    assert report.verification.passed
+    wrong = build(Case("", "", 1, 0, case.body.replace("axis=1", "axis=0"), outputs="int64[] y"))
+    assert not tools.Reference(model).compare(wrong).passed
+    negated = build(Case("", "", 1, 0, case.body.replace("ArgMax", "ArgMin"), outputs="int64[] y"))
+    assert tools.Reference(model).compare(negated).worst > 0.5
+
+
 def test_what_stays_is_named_in_the_report(tools: Any) -> None:
     import json
 
