@@ -22,9 +22,9 @@ check: lint types ctest sanitize ## everything that is not a Python test
 lint: $(VENV)/have-dev
 	$(BIN)/ruff check $(PY_FILES)
 
-types: $(VENV)/have-dev $(VENV)/have-test build
+types: $(VENV)/have-dev $(VENV)/have-test $(VENV)/have-onnx build
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest normcpu --allowlist tools/stubtest.txt
+	$(BIN)/python -m mypy.stubtest normcpu --allowlist tools/stubtest.txt --mypy-config-file pyproject.toml
 
 ctest: build
 	$(BIN)/python tests/c/run.py

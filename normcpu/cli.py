@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: fold, inspect, verify.  Whatever is large is imported by the command that wants it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .onnx.run import Feeds
+
+DESCRIPTION = """\
+Removes the normalization layers of exported models that can be removed exactly, proves the result, and says why the
+rest stays.
+
+    normcpu fold model.onnx -o folded.onnx      fold, verify, write
+    normcpu inspect model.onnx                  what would happen, and why; writes nothing
+    normcpu verify model.onnx folded.onnx       compare two models on the same inputs
+
+Wants the extra: pip install "normcpu[onnx]".
+"""
+EXIT_STATUS = """\
+exit status:
+  0  done; also where there was nothing to fold
+  1  verification failed, or two models differ by more than they may
+  2  wrong usage
+  3  a file cannot be read as a model, or written
+  4  a package is missing
+"""
+DONE, DIFFERS, USAGE, FILE, MISSING = range(5)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    parser = build_parser()
+    chosen = parser.parse_args(arguments)
+    if not hasattr(chosen, "run"):
+        parser.print_help()
+        return USAGE
+    try:
+        from .onnx import ModelError, UnknownRule
+    except ModuleNotFoundError as missing:
+        return _fail(str(missing), MISSING)
+    try:
+        return int(chosen.run(chosen))
+    except ModelError as error:
+        return _fail(str(error), FILE)
+    except UnknownRule as error:
+        return _fail(str(error), USAGE)
+    except ModuleNotFoundError as missing:
+        return _fail(f'{missing.name} is not installed: pip install "normcpu[onnx]"', MISSING)
+    except BrokenPipeError:  # the reader of our output, head for instance, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("normcpu", description=DESCRIPTION, epilog=EXIT_STATUS, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    fold = commands.add_parser(
+        "fold", help="fold a model and write it", epilog=EXIT_STATUS, formatter_class=raw,
+        description="Folds BatchNorms, scales, shifts and the weights of other norms into the weights around them.",
+    )  # fmt: skip
+    fold.add_argument("model", help="an ONNX file")
+    fold.add_argument("-o", "--output", metavar="FILE", help="where to write (default: MODEL.folded.onnx)")
+    fold.add_argument("--in-place", action="store_true", help="write over the input")
+    fold.add_argument("--dry-run", action="store_true", help="fold and verify, write no model")
+    fold.add_argument("--report", metavar="FILE.json", help="write the report as JSON")
+    _add_choices(fold)
+    fold.add_argument("--no-verify", action="store_true", help="do not run the models to compare them")
+    fold.add_argument("--inputs", metavar="FILE.npz", help="inputs to verify with: one array per input, by name")
+    fold.add_argument("-v", "--verbose", action="store_true", help="print what became of each operation")
+    fold.add_argument("-q", "--quiet", action="store_true", help="print nothing")
+    fold.set_defaults(run=run_fold)
+
+    inspect = commands.add_parser(
+        "inspect", help="show what would be folded, and why not", epilog=EXIT_STATUS, formatter_class=raw,
+        description="Lists each affine operation with what would become of it.  Writes nothing, runs nothing.",
+    )  # fmt: skip
+    inspect.add_argument("model", help="an ONNX file")
+    inspect.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_choices(inspect)
+    inspect.set_defaults(run=run_inspect)
+
+    verify = commands.add_parser(
+        "verify", help="compare two models on the same inputs", epilog=EXIT_STATUS, formatter_class=raw,
+        description="Runs both and compares the second's error with the first's own float32 error.",
+    )  # fmt: skip
+    verify.add_argument("original")
+    verify.add_argument("folded")
+    verify.add_argument("--inputs", metavar="FILE.npz", help="one array per input, by name")
+    verify.add_argument("--seed", type=int, default=0, help="of the random inputs")
+    verify.set_defaults(run=run_verify)
+    return parser
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--skip", action="append", default=[], metavar="RULE", help="do not use this rule, B11 say")
+    parser.add_argument("--only", action="append", metavar="RULE", help="use no other rule; may be repeated")
+    parser.add_argument("--keep", action="append", default=[], metavar="NODE", help="leave the node of this name alone")
+    parser.add_argument(
+        "--target", choices=("onnxruntime", "generic"), default="onnxruntime",
+        help="whose fused patterns are left whole (default: onnxruntime)",
+    )  # fmt: skip
+
+
+def run_fold(chosen: argparse.Namespace) -> int:
+    from .onnx import fold, save
+    from .onnx.save import copy
+
+    output = chosen.output or (chosen.model if chosen.in_place else f"{os.path.splitext(chosen.model)[0]}.folded.onnx")
+    if os.path.exists(output) and os.path.exists(chosen.model) and os.path.samefile(output, chosen.model):
+        if not chosen.in_place:
+            return _fail(f"{output} is the input: choose another --output, or say --in-place", USAGE)
+    elif chosen.in_place:
+        return _fail("--in-place writes over the input: it goes without --output", USAGE)
+    feeds = _feeds(chosen.inputs)
+    with _working(f"folding {chosen.model}", chosen.quiet):
+        model, report = fold(
+            chosen.model, skip=chosen.skip, only=chosen.only, keep=chosen.keep, target=chosen.target,
+            verify=not chosen.no_verify, inputs=feeds,
+        )  # fmt: skip
+    if not chosen.dry_run:
+        if report.folded or report.external_data:
+            save(model, output, report.external_data)
+        else:
+            copy(chosen.model, output)
+    if chosen.report:
+        _write_text(chosen.report, report.to_json() + "\n")
+    if not chosen.quiet:
+        print(report.table() if chosen.verbose else report.summary())
+        print(f"{'not written' if chosen.dry_run else 'written'}: {output}")
+    return DONE if report.verification is None or report.verification.passed else DIFFERS
+
+
+def run_inspect(chosen: argparse.Namespace) -> int:
+    from .onnx import fold
+
+    with _working(f"reading {chosen.model}", chosen.json):
+        _, report = fold(
+            chosen.model, skip=chosen.skip, only=chosen.only, keep=chosen.keep, target=chosen.target, verify=False
+        )
+    print(report.to_json() if chosen.json else report.table())
+    return DONE
+
+
+def run_verify(chosen: argparse.Namespace) -> int:
+    from .onnx import CannotRun, Reference, load
+    from .onnx.fold import with_data
+
+    original, folded = (with_data(load(path)) for path in (chosen.original, chosen.folded))
+    try:
+        with _working("running both models", False):
+            result = Reference(original, _feeds(chosen.inputs), chosen.seed).compare(folded)
+    except CannotRun as problem:
+        return _fail(f"{chosen.original} cannot be run here: {problem}", FILE)
+    from tabulate import tabulate
+
+    rows = [
+        [o.name, f"{o.error:.2e}", f"{o.own:.2e}", f"{o.bound:.2e}", "ok" if o.passed else "WORSE"]
+        for o in result.outputs
+    ]
+    print(tabulate(rows, ["output", "error", "original's own", "bound", ""], "simple", disable_numparse=True))
+    print(f"\nboth ran in {result.runtime}; errors are relative to the largest value, against {result.reference}")
+    return DONE if result.passed else DIFFERS
+
+
+def _feeds(path: str | None) -> list[Feeds] | None:
+    if path is None:
+        return None
+    import numpy as np
+
+    from .onnx import ModelError
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return [{name: arrays[name] for name in arrays.files}]
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not a readable .npz file: {error}") from error
+
+
+def _write_text(path: str, text: str) -> None:
+    from .onnx import ModelError
+
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _working(what: str, quiet: bool) -> Iterator[None]:
+    """A line on a terminal while something takes its time, gone when it is done."""
+    shown = sys.stderr.isatty() and not quiet
+    if shown:
+        print(f"\r{what} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"normcpu: {message}", file=sys.stderr)
+    return status
+
+
+def _version() -> str:
+    from . import __version__
+
+    return f"normcpu {__version__}"

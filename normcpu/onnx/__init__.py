@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folding in exported models: every affine operation that can go into weights exactly goes there.
+
+    folded, report = normcpu.onnx.fold("model.onnx")
+    normcpu.onnx.save(folded, "folded.onnx")
+
+Wants the extra `onnx`: pip install "normcpu[onnx]".  `normcpu fold` is the same on the command line.
+"""
+
+try:
+    import onnx_ir  # noqa: F401
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f'{missing.name} is not installed: folding models wants pip install "normcpu[onnx]"', name=missing.name
+    ) from None
+
+from .engine import RULES, Record
+from .fold import UnknownRule, fold
+from .report import Report
+from .run import CannotRun
+from .save import ModelError, load, save
+from .verify import Reference, Verification
+
+__all__ = [
+    "RULES",
+    "CannotRun",
+    "ModelError",
+    "Record",
+    "Reference",
+    "Report",
+    "UnknownRule",
+    "Verification",
+    "fold",
+    "load",
+    "save",
+]

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folding one model: sites in order, each backwards, else forwards, else merged, until nothing moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from . import blocks, conv, einsum, matmul, move, norms, parts, pointwise, pool  # noqa: F401  (they enter their rules)
+from .affine import Refused
+from .branches import merge_branches
+from .compose import compose_norms
+from .net import Net, title
+from .norms import read_norm, reset_norm
+from .prepare import fold_preparations
+from .push import BACKWARD, FORWARD, Mover, Plan, Step
+from .read import Chain, composites, is_bias, masked_attention, read
+from .spell import respell, spelled
+
+RULES = frozenset(rule.name for table in (BACKWARD, FORWARD) for rule in table.values()) | {
+    "N1", "N2", "N3", "N6", "N7", "P1", "R1", "R2", "S1", "S2", "X1",
+}  # fmt: skip
+LONGEST_PART = 8  # nodes; chains are rarely longer, and each part is tried
+OPSETS = range(7, 29)  # whose operations these rules were written for
+
+
+@dataclass
+class Record:
+    """What became of one affine operation, for the report."""
+
+    node: str
+    op_type: str
+    outcome: str  # "folded", "merged" or "kept"
+    steps: list[Step] = field(default_factory=list)
+    reason: str = ""
+
+    @property
+    def rules(self) -> list[str]:
+        return list(dict.fromkeys(s.rule for s in self.steps))
+
+
+@dataclass
+class Options:
+    skip: frozenset[str] = frozenset()
+    keep: frozenset[str] = frozenset()  # names of nodes that stay
+    target: str = "onnxruntime"
+
+
+class Engine:
+    def __init__(self, model: ir.Model, options: Options) -> None:
+        self.options = options
+        self.records: list[Record] = []
+        self.kept: dict[ir.Node, str] = {}
+        self.changed = False
+        fold_preparations(model, options.skip)
+        self.net = Net(model)
+        self.left = compose_norms(self.net, options.skip)  # affine, and to stay
+        if options.target == "onnxruntime":
+            self.left |= masked_attention(self.net)
+        self.left |= {n: "is to be kept" for n in self.net.nodes() if title(n) in options.keep}
+        self.frozen = composites(self.net) | self.left
+        self.mover = Mover(self.net, options.skip, self.frozen)
+
+    def run(self) -> None:
+        """Each round ends with fewer operations than it began with, or is the last."""
+        if self.net.opset not in OPSETS:
+            self.records.append(Record("model", "", "kept", [], f"opset {self.net.opset} is not one that is known"))
+            return
+        while self._round():
+            self.changed = True
+        self.kept |= {node: f"it {why}" for node, why in self.left.items()}
+        self.records += [Record(title(n), n.op_type, "kept", [], why) for n, why in self.kept.items()]
+        self.net.sweep()
+
+    def _round(self) -> bool:
+        progress = False
+        self.kept = {}
+        seen: set[ir.Node] = set()
+        for node in list(self.net.nodes()):
+            if node.graph is None or node in seen:
+                continue
+            if node.op_type in norms.NORMS:
+                progress |= self._norm(node)
+                continue
+            chain = self._chain(node)
+            if chain is not None:
+                seen.update(chain.nodes)
+                progress |= self._site(chain)
+        progress |= bool(merge_branches(self.net, self.options.skip, self.frozen, self.records))
+        return progress
+
+    def _chain(self, node: ir.Node) -> Chain | None:
+        """The chain that begins at `node`; None where it is not affine or stays what it is."""
+        if node in self.frozen or is_bias(self.net, node):
+            return None
+        try:
+            reading = read(self.net, node)
+        except Refused as refused:
+            self.kept[node] = str(refused)
+            return None
+        if reading is None:
+            return None
+        nodes, affine = [node], reading.affine
+        while True:
+            y = nodes[-1].outputs[0]
+            readers = self.net.readers(y)
+            if (
+                len(readers) != 1
+                or len(y.uses()) != 1
+                or y.is_graph_output()
+                or readers[0].node.graph is not node.graph
+            ):
+                break
+            after = readers[0].node
+            try:
+                following = None if after in self.frozen else read(self.net, after)
+            except Refused:
+                break
+            if following is None or following.at != readers[0].at or following.affine.rank != affine.rank:
+                break
+            nodes.append(after)
+            affine = following.affine.after(affine)
+        return Chain(nodes, reading.at, affine)
+
+    def _site(self, chain: Chain) -> bool:
+        """The whole chain, or else as much of its beginning backwards or of its end forwards as goes."""
+        reasons: list[str] = []
+        if any(self._try(go, chain, reasons) for go in (self._backward, self._forward, self._both_ways)):
+            return True
+        unheard: list[str] = []
+        for k in range(min(len(chain.nodes) - 1, LONGEST_PART), 0, -1):
+            for go, nodes in ((self._backward, chain.nodes[:k]), (self._forward, chain.nodes[-k:])):
+                part = self._part(chain, nodes)
+                if part is not None and self._try(go, part, unheard):
+                    return True
+        if self._merge(chain):
+            return True
+        for node in chain.nodes:
+            self.kept[node] = f"backwards: {reasons[0]}; forwards: {reasons[1]}"
+        return False
+
+    def _part(self, chain: Chain, nodes: list[ir.Node]) -> Chain | None:
+        """The chain of some of a chain's nodes."""
+        affine, index = None, chain.at
+        for node in nodes:
+            reading = read(self.net, node)
+            if reading is None:
+                return None
+            index = index if affine is not None else reading.at
+            affine = reading.affine if affine is None else reading.affine.after(affine)
+        return None if affine is None else Chain(nodes, index, affine)
+
+    def _try(self, go: Callable[[Chain], Plan], chain: Chain, reasons: list[str]) -> bool:
+        try:
+            plan = self.mover.attempt(lambda: go(chain))
+        except Refused as refused:
+            reasons.append(str(refused))
+            return False
+        self._commit(plan, chain)
+        return True
+
+    def _backward(self, chain: Chain) -> Plan:
+        self._can_go(chain)
+        return self.mover.pull(chain.nodes[0], chain.at, chain.affine)
+
+    def _forward(self, chain: Chain) -> Plan:
+        self._can_go(chain)
+        return self.mover.push(chain.y, chain.affine)
+
+    def _both_ways(self, chain: Chain) -> Plan:
+        """s x + t = s (x + t / s): the scale forwards, t / s backwards.  Or s x backwards, and t forwards."""
+        self._can_go(chain)
+        affine = chain.affine
+        if affine.keeps_zero or affine.keeps_scale:
+            raise Refused("it has only one part")
+        first, index = chain.nodes[0], chain.at
+        if affine.scale.all():
+            try:
+                before = type(affine).of(affine.rank, 1.0, affine.shift / affine.scale)
+                return self.mover.pull(first, index, before) + self.mover.push(chain.y, affine.only_scale())
+            except Refused:
+                pass
+        return self.mover.pull(first, index, affine.only_scale()) + self.mover.push(chain.y, affine.only_shift())
+
+    def _can_go(self, chain: Chain) -> None:
+        if not self.net.can_bypass(chain.y, chain.x):
+            raise Refused(f"{chain.y.name!r} is an output of the graph, and {chain.x.name!r} cannot take its place")
+
+    def _commit(self, plan: Plan, chain: Chain) -> None:
+        for node in chain.nodes:
+            self.records.append(Record(title(node), node.op_type, "folded", plan.steps))
+        plan.run()
+        self.net.bypass(chain.y, chain.x)
+        for node in reversed(chain.nodes):
+            if node.graph is not None:
+                node.graph.remove(node, safe=True)
+
+    def _merge(self, chain: Chain) -> bool:
+        """X1.  Fewer operations for the same affine."""
+        try:
+            if "X1" in self.options.skip or spelled(self.net, chain.y, chain.affine) >= len(chain.nodes):
+                return False
+            if chain.affine.is_identity:
+                self._can_go(chain)
+                act: Callable[[], None] = lambda: self.net.bypass(chain.y, chain.x)  # noqa: E731
+            else:
+                act = respell(self.net, chain.nodes, chain.at, chain.affine)
+        except Refused:
+            return False
+        for node in chain.nodes:
+            steps = [Step("X1", chain.y.name or "", "")]
+            self.records.append(Record(title(node), node.op_type, "merged", steps))
+        act()
+        return True
+
+    def _norm(self, node: ir.Node) -> bool:
+        """N1 to N3.  weight and bias of another norm into all that reads it."""
+        if node in self.frozen:
+            return False
+        try:
+            affine = read_norm(self.net, node)
+            if affine is None:
+                return False
+            rule = norms.RULE[node.op_type]
+            if rule in self.options.skip:
+                raise Refused(f"rule {rule} is switched off")
+            plan = self.mover.attempt(lambda: self.mover.push(node.outputs[0], affine))
+            plan.steps.insert(0, Step(rule, title(node), node.op_type))
+            plan.actions += reset_norm(self.net, node)
+        except Refused as refused:
+            self.kept[node] = f"forwards: {refused}"
+            return False
+        self.records.append(Record(title(node), node.op_type, "folded", plan.steps))
+        plan.run()
+        return True

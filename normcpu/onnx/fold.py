@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fold(model): fold, verify, and where that fails find the rule, switch it off and fold again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import onnx
+import onnx_ir as ir
+
+from .count import count_affine
+from .engine import RULES, Engine, Options
+from .net import without_weights
+from .report import Report
+from .run import CannotRun, Feeds
+from .save import PROTOBUF_LIMIT, ModelError, external_files, first_line, load, size
+from .verify import Reference
+
+Source: TypeAlias = onnx.ModelProto | ir.Model | str | os.PathLike[str]
+
+
+class UnknownRule(ValueError):
+    """skip or only names a rule that there is not."""
+
+
+def fold(
+    model: Source,
+    *,
+    skip: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+    keep: Sequence[str] = (),
+    target: str = "onnxruntime",
+    verify: bool = True,
+    inputs: Sequence[Feeds] | None = None,
+) -> tuple[ir.Model, Report]:
+    """Folds every affine operation of a model into weights, where that is exact.
+
+    Args:
+        model: a path, an onnx.ModelProto or an onnx_ir.Model; it is left as it is.
+        skip: names of rules that are not to be used, such as "B11"; RULES has them all.
+        only: names of the only rules that are to be used.
+        keep: names of nodes that stay as they are.
+        target: "onnxruntime" leaves patterns whole that it fuses, "generic" does not.
+        verify: run original and folded model on the same inputs, in ONNX Runtime if it is installed.  A rule whose
+            result is worse than 8 times the original's own float32 error (+ 2e-6, float16 + 4e-3, bfloat16 + 3e-2,
+            all relative to the largest output) is switched off, and named in the report.
+        inputs: {name: array} for each run; random ones of the declared shapes where None.
+
+    Returns:
+        The folded model and the report.  Where nothing could be folded it is the model as it was.
+
+    Raises:
+        ModelError: the file is no model, or no valid one.
+        ValueError: target is neither "onnxruntime" nor "generic", or skip or only names a rule that there is not.
+    """
+    if target not in ("onnxruntime", "generic"):
+        raise ValueError(f"target must be 'onnxruntime' or 'generic', got {target!r}")
+    for name in (*skip, *(only or ())):
+        if name not in RULES:
+            raise UnknownRule(f"there is no rule {name!r}; there are {', '.join(sorted(RULES))}")
+    again = _reader(model)
+    off = frozenset(skip) | (RULES - set(only) if only is not None else frozenset())
+    options = Options(off, frozenset(keep), target)
+    folded, report = _once(again, options)
+    if not report.folded:
+        report.not_verified = "nothing was folded"
+        return again(), report
+    if not verify:
+        return folded, report
+    return _verified(again, options, folded, report, inputs)
+
+
+def _once(again: Callable[[], ir.Model], options: Options) -> tuple[ir.Model, Report]:
+    model = again()
+    external = bool(external_files(model))
+    try:
+        engine = Engine(model, options)
+        before = count_affine(engine.net)
+        engine.run()
+        return model, Report(before, count_affine(engine.net), engine.records, external_data=external)
+    except (ir.serde.SerdeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise _invalid(again(), error) from error
+
+
+def _invalid(model: ir.Model, error: Exception) -> Exception:
+    """What ONNX says is wrong with the model, if it is no valid one; the error as it is if it is."""
+    if isinstance(error, ir.serde.SerdeError):
+        return ModelError(f"not a valid ONNX model: {first_line(error)}")
+    try:
+        onnx.checker.check_model(without_weights(model))
+    except (onnx.checker.ValidationError, ir.serde.SerdeError) as wrong:
+        return ModelError(f"not a valid ONNX model: {first_line(wrong)}")
+    return error
+
+
+def _verified(
+    again: Callable[[], ir.Model], options: Options, folded: ir.Model, report: Report, inputs: Sequence[Feeds] | None
+) -> tuple[ir.Model, Report]:
+    original = again()
+    if size(original) > PROTOBUF_LIMIT:
+        report.not_verified = "it is larger than 2 GB"
+        return folded, report
+    try:
+        reference = Reference(with_data(original), inputs)
+    except CannotRun as problem:
+        report.not_verified = f"the original cannot be run here: {problem}"
+        return folded, report
+    report.verification = reference.compare(with_data(folded))
+    switched_off: dict[str, float] = {}
+    while not report.verification.passed:
+        error = report.verification.worst
+        rule = _culprit(again, options, report, reference)
+        options = Options(options.skip | {rule}, options.keep, options.target)
+        switched_off[rule] = error
+        folded, report = _once(again, options)
+        report.switched_off = switched_off
+        if not report.folded:
+            report.not_verified = "nothing is folded any more"
+            return again(), report
+        report.verification = reference.compare(with_data(folded))
+    return folded, report
+
+
+def _culprit(again: Callable[[], ir.Model], options: Options, report: Report, reference: Reference) -> str:
+    """The rule without which all is well; where no single one is it, the one without which the error is least."""
+    used = list(dict.fromkeys(rule for record in report.folded for rule in record.rules if rule not in options.skip))
+    worst = {}
+    for rule in used:
+        model, tried = _once(again, Options(options.skip | {rule}, options.keep, options.target))
+        worst[rule] = reference.compare(with_data(model)).worst if tried.folded else 0.0
+        if tried.folded and reference.compare(with_data(model)).passed:
+            return rule
+    return min(worst, key=lambda rule: worst[rule])
+
+
+def _reader(model: Source) -> Callable[[], ir.Model]:
+    """Reads the model anew each time: folding changes what it is given."""
+    if isinstance(model, onnx.ModelProto):
+        return lambda: ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
+    if isinstance(model, ir.Model):
+        return model.clone
+    return lambda: load(model)
+
+
+def with_data(model: ir.Model) -> onnx.ModelProto:
+    """As one message, with all external data inside."""
+    if external_files(model):
+        from onnx_ir.external_data import load_to_model
+
+        model = load_to_model(model.clone())
+    return ir.to_proto(model)

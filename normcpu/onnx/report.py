@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was folded, into what and through what, and why the rest stays."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+
+from .engine import Record
+from .verify import Verification
+
+
+@dataclass
+class Report:
+    """Counts are of affine operations: BatchNormalization, arithmetic of activations with constants, and norms with
+    weights other than 1 or biases other than 0."""
+
+    before: int = 0
+    after: int = 0
+    records: list[Record] = field(default_factory=list)
+    verification: Verification | None = None
+    not_verified: str = ""  # why there is no verification
+    external_data: bool = False  # whether the model's weights are in files of their own
+    switched_off: dict[str, float] = field(default_factory=dict)  # {rule: the error it made}
+
+    @property
+    def folded(self) -> list[Record]:
+        return [r for r in self.records if r.outcome != "kept"]
+
+    @property
+    def kept(self) -> list[Record]:
+        return [r for r in self.records if r.outcome == "kept"]
+
+    def to_json(self) -> str:
+        plain = asdict(self)
+        if self.verification is not None:
+            plain["verification"]["passed"] = self.verification.passed
+        return json.dumps(plain, indent=1, default=float)
+
+    def table(self, width: int = 110) -> str:
+        """One line per operation, and the counts; what is kept says why."""
+        from tabulate import tabulate
+
+        rows = [[r.outcome, r.op_type, r.node, _cut(self._what(r), width)] for r in self.records]
+        lines = [tabulate(rows, ["", "operation", "node", "into, by rule; or why not"], "simple")] if rows else []
+        return "\n\n".join([*lines, self.summary()])
+
+    def _what(self, record: Record) -> str:
+        if record.outcome == "kept":
+            return record.reason
+        return ", ".join(dict.fromkeys(f"{s.op_type} {s.node} ({s.rule})".strip() for s in record.steps[-3:]))
+
+    def summary(self) -> str:
+        lines = [f"affine operations: {self.before} before, {self.after} after"]
+        rules = Counter(s for r in self.folded for s in r.rules)
+        if rules:
+            lines.append("rules: " + ", ".join(f"{name} {count}" for name, count in sorted(rules.items())))
+        for rule, error in self.switched_off.items():
+            lines.append(f"rule {rule} was switched off: with it, verification found an error of {error:.1e}")
+        if self.verification is not None:
+            v = self.verification
+            verdict = "verified" if v.passed else "VERIFICATION FAILED"
+            bound = max((o.bound for o in v.outputs), default=0.0)
+            lines.append(
+                f"{verdict}: largest error {v.worst:.1e} of at most {bound:.1e} ({v.runtime}; against {v.reference})"
+            )
+        else:
+            lines.append(f"not verified: {self.not_verified or 'not asked for'}")
+        return "\n".join(lines)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proof: the original and the folded model on the same inputs, and how far apart they may be.
+
+The bound is a multiple of the original's own error: its distance from float64 where that is quick to compute, else
+its distance from itself with every weight moved by at most one unit in the last place, which is what rounding a
+folded weight does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from .constants import is_float
+from .net import FLOATS
+from .run import CannotRun, Feeds, Outputs, as_double, double, evaluate, first_run, jittered, run
+
+TIMES_OWN_ERROR = 8.0
+SLACK = {ir.DataType.FLOAT: 2e-6, ir.DataType.DOUBLE: 1e-13, ir.DataType.FLOAT16: 4e-3, ir.DataType.BFLOAT16: 3e-2}
+INTEGER_SLACK = 0.01  # part of an integer output, of ArgMax say, that may differ: near ties
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+DISTRUST = 0.05  # an own error that is rather an error of the reference evaluator (grouped ConvTranspose with bias)
+SMALL = 20_000_000  # multiplications: a second of the reference evaluator
+
+
+@dataclass
+class OutputError:
+    name: str
+    error: float  # max |got - reference| / max |reference|
+    own: float  # the same of the unfolded model
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.bound
+
+
+@dataclass
+class Verification:
+    outputs: list[OutputError]
+    runtime: str  # what ran both models
+    reference: str  # "float64", or "itself, weights moved by an ulp"
+
+    @property
+    def passed(self) -> bool:
+        return all(o.passed for o in self.outputs)
+
+    @property
+    def worst(self) -> float:
+        return max((o.error for o in self.outputs), default=0.0)
+
+
+class Reference:
+    """The unfolded model's inputs, outputs and error, computed once for all that is compared with it."""
+
+    def __init__(self, model: onnx.ModelProto, feeds: Sequence[Feeds] | None = None, seed: int = 0) -> None:
+        if any(node.op_type in RANDOM for node in model.graph.node):
+            raise CannotRun("its results are random")
+        self.feeds, self.unfolded, self.runtime = first_run(model, feeds, seed)
+        self.names = [o.name for o in model.graph.output]
+        self.slack = max(SLACK[t] for t in _types(model))
+        try:
+            if _multiplications(model) > SMALL:
+                raise CannotRun
+            self.expected = [evaluate(as_double(model), double(f)) for f in self.feeds]
+            self.own = _errors(self.unfolded, self.expected)
+            if max(self.own) > DISTRUST:
+                raise CannotRun
+            self.kind = "float64"
+        except Exception:  # the evaluator lacks operations, and raises what it likes
+            self.expected = self.unfolded
+            moved = [run(jittered(model, seed), f)[0] for f in self.feeds]
+            self.own = [e if np.isfinite(e) else 0.0 for e in _errors(moved, self.unfolded)]
+            self.kind = "itself, weights moved by an ulp"
+
+    def compare(self, model: onnx.ModelProto) -> Verification:
+        try:
+            got = [run(model, f)[0] for f in self.feeds]
+            errors = _errors(got, self.expected)
+        except CannotRun as problem:
+            return Verification([OutputError(f"does not run: {problem}", np.inf, 0.0, 0.0)], self.runtime, self.kind)
+        made = []
+        for name, e, own, y in zip(self.names, errors, self.own, self.unfolded[0], strict=True):
+            slack = self.slack if is_float(np.asarray(y).dtype) else INTEGER_SLACK
+            made.append(OutputError(name, e, own, TIMES_OWN_ERROR * own + slack))
+        return Verification(made, self.runtime, self.kind)
+
+
+def _errors(got: Sequence[Outputs], expected: Sequence[Outputs]) -> list[float]:
+    """Per output, the largest over all inputs of max |y - r| / max |r|, or of integers the part that differs; infinite
+    where shapes or NaNs differ."""
+    worst = [0.0] * len(expected[0])
+    for ys, rs in zip(got, expected, strict=True):
+        for k, (y, r) in enumerate(zip(ys, rs, strict=True)):
+            worst[k] = max(worst[k], _error(np.asarray(y), np.asarray(r)))
+    return worst
+
+
+def _error(y: np.ndarray[Any, Any], r: np.ndarray[Any, Any]) -> float:
+    if y.shape != r.shape:
+        return float("inf")
+    if not (is_float(r.dtype) and is_float(y.dtype)):
+        return float(np.mean(y != r)) if r.size else 0.0
+    y, r = y.astype(np.float64), r.astype(np.float64)
+    finite = np.isfinite(r)
+    if not np.array_equal(np.isfinite(y), finite):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    return float(np.abs(y[finite] - r[finite]).max() / (np.abs(r[finite]).max() or 1.0))
+
+
+def _types(model: onnx.ModelProto) -> set[ir.DataType]:
+    found = {ir.DataType(t.data_type) for t in model.graph.initializer}
+    found |= {ir.DataType(v.type.tensor_type.elem_type) for v in [*model.graph.input, *model.graph.output]}
+    return (found & FLOATS) or {ir.DataType.FLOAT}
+
+
+def _multiplications(model: onnx.ModelProto) -> float:
+    """A rough count for what the evaluator is slow at: each weight is used at every place of the output."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    sizes = {v.name: [d.dim_value or 8 for d in v.type.tensor_type.shape.dim] for v in inferred.value_info}
+    weights = {n: float(np.prod(s)) for n, s in sizes.items()} | {
+        t.name: float(np.prod(t.dims)) for t in model.graph.initializer
+    }
+    total = 0.0
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose") and len(node.input) > 1:
+            shape = sizes.get(node.output[0], []) if node.op_type == "Conv" else sizes.get(node.input[0], [])
+            total += weights.get(node.input[1], 0.0) * float(np.prod([float(n) for n in shape[2:]]))
+        elif len(node.input) > 1:
+            total += max(weights.get(i, 0.0) for i in node.input)
+    return total

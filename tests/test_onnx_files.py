@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and the command line: written whole or not at all, never over the input; what is no model is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx_cases import FOLDED, KEPT, Case, build
+from peers import peer
+
+from normcpu import cli
+
+pytestmark = pytest.mark.peers
+CONV = next(c for c in FOLDED if c.name == "conv, padded")
+STAYS = next(c for c in KEPT if c.name == "padded conv")
+
+
+@pytest.fixture(autouse=True)
+def tools() -> Any:
+    peer("onnx")
+    peer("tabulate")
+    return peer("normcpu.onnx")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write(tmp_path / "model.onnx", CONV)
+
+
+def write(path: Path, case: Case, **changes: Any) -> Path:
+    import onnx
+
+    proto = build(case)
+    for name, value in changes.items():
+        setattr(proto, name, value)
+    onnx.save(proto, path)
+    return path
+
+
+def count(path: Path, op_type: str = "BatchNormalization") -> int:
+    import onnx
+
+    return sum(n.op_type == op_type for n in onnx.load(path).graph.node)
+
+
+def test_fold(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = model.with_name("out.onnx")
+    report = model.with_name("report.json")
+    assert cli.main(["fold", str(model), "-o", str(out), "--report", str(report), "-v"]) == cli.DONE
+    assert (count(model), count(out)) == (1, 0)
+    told = json.loads(report.read_text())
+    assert (told["before"], told["after"], told["verification"]["passed"]) == (1, 0, True)
+    printed = capsys.readouterr().out
+    assert "Conv n0 (B1)" in printed
+    assert "verified" in printed
+    assert cli.main(["verify", str(model), str(out)]) == cli.DONE
+    assert sorted(p.name for p in model.parent.iterdir()) == ["model.onnx", "out.onnx", "report.json"]
+
+
+def test_the_input_is_not_overwritten(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = model.read_bytes()
+    link = model.with_name("link.onnx")
+    link.symlink_to(model)
+    for output in (model, link):
+        assert cli.main(["fold", str(model), "-o", str(output)]) == cli.USAGE
+        assert "--in-place" in capsys.readouterr().err
+    assert model.read_bytes() == held
+    assert cli.main(["fold", str(model), "--dry-run"]) == cli.DONE
+    assert model.read_bytes() == held
+    assert cli.main(["fold", str(model), "--in-place", "-q"]) == cli.DONE
+    assert count(model) == 0
+
+
+def test_nothing_to_fold_is_the_same_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "stays.onnx", STAYS)
+    assert cli.main(["fold", str(path), "-q"]) == cli.DONE
+    assert (tmp_path / "stays.folded.onnx").read_bytes() == path.read_bytes()
+
+
+def test_rules_that_there_are_not(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--skip", "--only"):
+        assert cli.main(["inspect", str(model), option, "B99"]) == cli.USAGE
+        assert "there is no rule 'B99'" in capsys.readouterr().err
+    assert cli.main(["inspect", str(model), "--only", "F1", "--json"]) == cli.DONE
+    assert json.loads(capsys.readouterr().out)["after"] == 1
+
+
+def test_inspect_writes_nothing(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(model), "--json"]) == cli.DONE
+    assert json.loads(capsys.readouterr().out)["after"] == 0
+    assert [p.name for p in model.parent.iterdir()] == ["model.onnx"]
+
+
+def test_models_that_differ(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write(tmp_path / "other.onnx", Case("", "", 0, 0, CONV.body.replace("G[5]", "P[5]")))
+    assert cli.main(["verify", str(model), str(other)]) == cli.DIFFERS
+    assert "WORSE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["missing", "folder", "empty", "text", "truncated", "short data"])
+def test_what_is_no_model(damage: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+
+    held = model.read_bytes()
+    path = model.with_name("bad.onnx")
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "short data":
+        proto = onnx.load(model)
+        proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-8]
+        onnx.save(proto, path)
+    elif damage != "missing":
+        path.write_bytes({"empty": b"", "text": b"not a model\n", "truncated": held[: len(held) // 2]}[damage])
+    out = model.with_name("out.onnx")
+    assert cli.main(["fold", str(path), "-o", str(out)]) == cli.FILE
+    message = capsys.readouterr().err
+    assert message.startswith("normcpu: ")
+    assert "bad.onnx" in message
+    assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_written(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fold", str(model), "-o", str(model.parent / "nowhere" / "out.onnx")]) == cli.FILE
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def external(folder: Path, location: str | None = None) -> Path:
+    import onnx
+
+    proto = build(CONV)
+    path = folder / "external.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    if location is not None:
+        proto = onnx.load(path, load_external_data=False)
+        proto.graph.initializer[0].external_data[0].value = location
+        onnx.save(proto, path)
+    return path
+
+
+def test_external_data(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    out = tmp_path / "out.onnx"
+    assert cli.main(["fold", str(path), "-o", str(out), "-q"]) == cli.DONE
+    assert count(out) == 0
+    assert (tmp_path / "out.onnx.data").exists()
+    assert cli.main(["verify", str(path), str(out)]) == cli.DONE
+
+
+@pytest.mark.parametrize("location", ["../outside.bin", "/etc/hostname", "link.bin"])
+def test_external_data_elsewhere_is_not_read(location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (tmp_path / "outside.bin").write_bytes(bytes(10_000))
+    (folder / "link.bin").symlink_to(tmp_path / "outside.bin")
+    path = external(folder, location)
+    out = folder / "out.onnx"
+    for name in (str(path), path.name):
+        monkeypatch.chdir(folder)
+        assert cli.main(["fold", name, "-o", str(out)]) == cli.FILE
+        assert not out.exists()
+
+
+def test_up_to_ir_3_initializers_are_inputs(tmp_path: Path, tools: Any) -> None:
+    """They are constants all the same, and new ones must be inputs too."""
+    import onnx
+
+    proto = build(Case("", "", 1, 0, CONV.body, opset=8))
+    proto.ir_version = 3
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    path, out = tmp_path / "old.onnx", tmp_path / "out.onnx"
+    onnx.save(proto, path)
+    assert cli.main(["fold", str(path), "-o", str(out), "-q"]) == cli.DONE
+    made = onnx.load(out)
+    onnx.checker.check_model(made)
+    assert count(out) == 0
+    assert {t.name for t in made.graph.initializer} == {i.name for i in made.graph.input} - {"x"}
+
+
+@pytest.mark.parametrize("name", ["W", "G", "V"])
+def test_an_initializer_that_callers_may_override(name: str, tools: Any) -> None:
+    import onnx
+
+    proto = build(CONV)
+    tensor = next(t for t in proto.graph.initializer if t.name == name)
+    proto.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    _, report = tools.fold(proto)
+    assert report.after == 1
+    assert "overrid" in report.kept[0].reason
+
+
+@pytest.mark.parametrize("opset", [5, 99])
+def test_an_unknown_opset(opset: int, tools: Any) -> None:
+    proto = build(CONV)
+    proto.opset_import[0].version = opset
+    _, report = tools.fold(proto, verify=False)
+    assert not report.folded
+    assert f"opset {opset} is not one that is known" in report.kept[0].reason
+
+
+def test_sparse_initializers(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+
+    proto = onnx.load(model)
+    values = onnx.helper.make_tensor("sparse", 1, [1], [1.0])
+    indices = onnx.helper.make_tensor("indices", 7, [1], [0])
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [1 << 40]))
+    onnx.save(proto, model)
+    assert cli.main(["fold", str(model)]) == cli.FILE
+    assert "sparse" in capsys.readouterr().err
+
+
+def test_a_constant_of_terabytes_is_left_alone(tools: Any) -> None:
+    case = Case("", "", 1, 1, "k = Constant<value_ints=[1099511627776]>()\nm = ConstantOfShape(k)\ny = Mul(x, m)")
+    _, report = tools.fold(build(case), verify=False)
+    assert not report.folded
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "double"])
+def test_other_types(dtype: str, tools: Any) -> None:
+    """Weights keep their type; one that would overflow it is refused, with the channel."""
+    import onnx
+    import onnx_ir
+
+    code = {"float16": 10, "bfloat16": 16, "double": 11}[dtype]
+    proto = build(CONV)
+    for tensor in proto.graph.initializer:
+        wide = onnx.numpy_helper.to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(code))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(wide, tensor.name))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = code
+    folded, report = tools.fold(proto, verify=dtype != "bfloat16")
+    assert report.after == 0
+    assert {v.const_value.dtype for v in folded.graph.initializers.values()} == {onnx_ir.DataType(code)}
+    if dtype == "float16":
+        gamma = next(t for t in proto.graph.initializer if t.name == "G")
+        gamma.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 1, 1, 6e4, 1], np.float16), "G"))
+        variance = next(t for t in proto.graph.initializer if t.name == "V")
+        variance.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 1, 1, 1e-2, 1], np.float16), "V"))
+        _, report = tools.fold(proto, skip=["P1"], verify=False)
+        assert "would overflow float16 in channel 3" in report.kept[0].reason
+        folded, report = tools.fold(proto)
+        assert [n.op_type for n in folded.graph] == ["Cast", "Conv", "Cast"]
+        assert report.verification is None or report.verification.passed
+
+
+def test_shared_weights_are_copied(tools: Any) -> None:
+    body = "b = BatchNormalization(c, G[4], B[4], M[4], V[4])\nr = Relu(b)\ny = Conv<pads=[1,1,1,1]>(r, W)"
+    case = Case("", "", 1, 0, f"c = Conv<pads=[1,1,1,1]>(x, W[4,4,3,3])\n{body}")
+    folded, report = tools.fold(build(case))
+    assert report.after == 0
+    assert report.verification.passed
+    weights = [n.inputs[1].name for n in folded.graph if n.op_type == "Conv"]
+    assert weights[0] != weights[1] == "W"
+
+
+def test_mutated_files(tmp_path: Path) -> None:
+    """Any bytes: a model is folded, or refused with a sentence; nothing else is written."""
+    rng = np.random.default_rng(0)
+    held = [build(case).SerializeToString() for case in (CONV, STAYS, FOLDED[8])]
+    path, out = tmp_path / "mutated.onnx", tmp_path / "out.onnx"
+    seen = set()
+    for k in range(400):
+        data = bytearray(held[k % 3])
+        for _ in range(int(rng.integers(1, 6))):
+            at = int(rng.integers(len(data)))
+            kind = rng.integers(3)
+            if kind == 0:
+                data[at] = int(rng.integers(256))
+            elif kind == 1:
+                del data[at : at + int(rng.integers(1, 9))]
+            else:
+                data[at:at] = bytes(rng.integers(0, 256, int(rng.integers(1, 9)), np.uint8))
+        path.write_bytes(data)
+        out.unlink(missing_ok=True)
+        status = cli.main(["fold", str(path), "-o", str(out), "-q", "--no-verify"])
+        seen.add(status)
+        assert status in (cli.DONE, cli.FILE)
+        assert out.exists() == (status == cli.DONE)
+    assert seen == {cli.DONE, cli.FILE}
+
+
+def test_help_and_version() -> None:
+    run = [sys.executable, "-m", "normcpu"]
+    told = subprocess.run([*run, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "exit status" in told
+    assert "normcpu fold model.onnx -o folded.onnx" in told
+    assert subprocess.run([*run, "--version"], capture_output=True, text=True, check=True).stdout.startswith("normcpu ")
+    assert subprocess.run(run, capture_output=True, text=True).returncode == cli.USAGE
+
+
+def test_importing_normcpu_does_not_import_onnx() -> None:
+    code = (
+        "import sys, normcpu, normcpu.cli; assert not {'onnx', 'onnx_ir', 'tabulate', 'ml_dtypes'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
