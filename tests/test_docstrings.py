@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from peers import peer
 
 import normcpu
 
@@ -20,6 +21,8 @@ MODULES = [info.name for info in pkgutil.walk_packages(normcpu.__path__, "normcp
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name: str) -> None:
+    for needed in ("onnx", "onnx_ir") if name.startswith("normcpu.onnx") else ():
+        peer(needed)
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
