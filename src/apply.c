@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* Elements of a box: small enough to stay in L2 when packed, large enough to hide the call. */
-enum { BOX = 32768 };
+enum { BOX = 32768, NEAR = 16384 }; /* bytes: parameters that stay in the fastest cache beside the data */
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
@@ -38,8 +38,9 @@ ncpu_status ncpu_plan_application(ncpu_application *a, const ncpu_kernels *kerne
     }
     const size_t row = view->cols ? view->c : view->s;
     a->mask_row = (ptrdiff_t)divide_up(row, 8);
-    const size_t bytes = view->n * view->c * view->s * a->y.size;
-    a->stream = a->y.direct && y->data != x->data && !a->epilogue.mask && bytes >= ncpu_beyond_cache();
+    const double bytes = (double)view->n * (double)view->c * (double)view->s * (double)(a->x.size + a->y.size);
+    a->stream = a->y.direct && y->data != x->data && !a->epilogue.mask && ncpu_leaves_caches(bytes);
+    a->in_order = bytes > (double)ncpu_cache_bytes(2) && 3 * view->c * real_size(x->dtype) <= NEAR;
     if (view->cols) a->widened = ncpu_rows_beside(view->c);
     return status;
 }
@@ -134,7 +135,7 @@ static void apply_cols_box(const ncpu_application *a, const ncpu_box *box, ncpu_
     uint8_t *mask = args.mask;
     const int joined = !mask && !a->coefficients.any_outside && (ptrdiff_t)box->len == c && args.x_stride == c
                        && args.y_stride == c && (!args.residual || args.residual_stride == c);
-    if (joined && a->stream && a->epilogue.activation <= NCPU_RELU) {
+    if (joined && (a->stream || a->in_order) && a->epilogue.activation <= NCPU_RELU) {
         args.flat = args.rows * box->len, args.len = f * box->len;
         kernel_of(a)(&args);
         return;

@@ -29,6 +29,7 @@ typedef struct {
     ncpu_coefficients coefficients;
     size_t widened; /* cols: center, scale and shift hold this many copies of themselves, and NCPU_WRAP entries more */
     int stream;
+    int in_order; /* cols: more than a core's own cache holds, so read in the order of memory */
     int backwards; /* last rows first: what was measured last is still in cache */
 } ncpu_application;
 

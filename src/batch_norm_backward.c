@@ -8,7 +8,7 @@
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 
-enum { BOX = 32768 };
+enum { BOX = 32768, NEAR = 16384 }; /* as in apply.c */
 
 /* Boxes of rows (cols), or of channels of one sample or a piece of a long run (runs), whatever the statistics' boxes were. */
 static ncpu_box apply_box_at(const ncpu_gradient *g, size_t channel, size_t channels, size_t index)
@@ -164,7 +164,8 @@ ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, 
     g.width = g.m.width, g.groups = divide_up(view.c, g.width);
     g.mask_channel = (ptrdiff_t)divide_up(view.cols ? view.c : view.s, 8);
     g.mask_row = view.cols ? g.mask_channel : g.mask_channel * (ptrdiff_t)view.c;
-    g.stream = g.has_dx && g.dx.direct && dx->data != dy->data && dx->data != x->data && bytes >= (double)ncpu_beyond_cache();
+    g.in_order = 3 * bytes > (double)ncpu_cache_bytes(2) && 4 * view.c * ncpu_real_size(x->dtype) <= NEAR;
+    g.stream = g.has_dx && g.dx.direct && dx->data != dy->data && dx->data != x->data && ncpu_leaves_caches(3 * bytes);
 
     const size_t padded = ncpu_padded(view.c), repeated = ncpu_padded(view.c * ncpu_rows_beside(view.c) + NCPU_WRAP);
     ncpu_arena arena = {NULL, 0};

@@ -152,7 +152,7 @@ ncpu_status ncpu_scale_axis(const ncpu_array *x, int axis, const double *factor,
     const ncpu_kernels *kernels = ncpu_kernels_in_use();
     const size_t bytes = job.view.n * job.view.c * job.view.s * job.x.size;
     job.kernel = job.view.cols ? kernels->scale_cols[x->dtype] : kernels->scale_runs[x->dtype];
-    const int large = bytes >= ncpu_beyond_cache(), whole_lines = job.x.size >= 4; /* 16 elements */
+    const int large = ncpu_leaves_caches(2 * (double)bytes), whole_lines = job.x.size >= 4; /* 16 elements */
     job.stream = y && job.y.direct && y->data != x->data && large && whole_lines;
     job.ahead = job.x.direct && large ? AHEAD / (ptrdiff_t)job.x.size : 0;
 

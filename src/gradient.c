@@ -204,7 +204,7 @@ static void apply_part(const ncpu_gradient *g, const ncpu_box *box, const tiles 
     args.g.y = moved(t->y.data, cols ? n : n * t->y.channel_stride, size);
     if (t->mask) args.g.mask = t->mask + (cols ? 0 : n * g->mask_channel); /* cols with a mask: all of the box */
     if (cols) {
-        if (args.stream && flat(g, box, &args)) args.flat = box->rows * width, args.len = width * ncpu_rows_beside(width);
+        if ((args.stream || g->in_order) && flat(g, box, &args)) args.flat = box->rows * width, args.len = width * ncpu_rows_beside(width);
         set->grad_apply_cols(&args);
         return;
     }

@@ -18,6 +18,7 @@ typedef struct {
     ncpu_dtype dtype;
     ncpu_operand x, dy, y, dx, dresidual;
     int has_y, has_dx, has_dresidual, training, stream;
+    int in_order; /* as in apply.h */
     const uint8_t *mask;
     ptrdiff_t mask_row, mask_channel;
     ncpu_measurement m; /* supplies the boxes of the sums */

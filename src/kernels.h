@@ -53,7 +53,7 @@ typedef struct {
     size_t step;
     int stream; /* write past the cache */
     size_t flat; /* cols with none or relu, without mask; not 0: that many elements follow each other in every array, and
-                    the parameters, with period len >= NCPU_WRAP, go on for NCPU_WRAP entries more; written past the cache */
+                    the parameters, with period len >= NCPU_WRAP, go on for NCPU_WRAP entries more */
     ncpu_activation activation;
     double negative_slope;
 } ncpu_apply_args;

@@ -26,7 +26,7 @@ size_t ncpu_cache_bytes(int level);
 
 /* Half of a core's own cache: what a group of channels may fill between being measured and being applied. */
 static inline size_t ncpu_cached_bytes(void) { return ncpu_cache_bytes(2) / 2; }
-/* Half of the last level: an output beyond it is written past the caches, an input prefetched from memory. */
-static inline size_t ncpu_beyond_cache(void) { return ncpu_cache_bytes(3) / 2; }
+/* Whether arrays of so many bytes in all leave the last level: what is written then goes past the caches. */
+static inline int ncpu_leaves_caches(double bytes) { return bytes >= 0.75 * (double)ncpu_cache_bytes(3); }
 
 #endif
