@@ -12,6 +12,7 @@ import statistics
 import textwrap
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,35 +65,44 @@ def interleaved(calls: list[Callable[[], object]]) -> list[list[float]]:
     return taken
 
 
+def print_accuracy(networks: dict[str, Path], images: Array, shown: Array) -> None:
+    readers = {name: reader(path) for name, path in networks.items()}
+    found = {name: guesses(read, images) for name, (read, _) in readers.items()}
+    print(f"\n{len(images)} digits that were not trained on, in {readers['original'][1]}:\n")
+    print(f"{'network':10}{'read right':>12}{'bytes':>10}")
+    for name, path in networks.items():
+        print(f"{name:10}{(found[name] == shown).mean():12.1%}{path.stat().st_size:10,}")
+    print(f"\nread differently: {np.count_nonzero(found['original'] != found['folded'])}")
+
+
+def print_times(networks: dict[str, Path], images: Array) -> None:
+    try:
+        import onnxruntime  # noqa: F401
+    except ModuleNotFoundError:
+        print("\nNot timed: ONNX Runtime is not installed (.venv/bin/pip install onnxruntime).")
+        return
+    readers = [reader(path)[0] for path in networks.values()]
+    print(f"\n{'network':10}{'batch':>7}{'shortest, us':>14}{'median, us':>12}")
+    for n in (1, BATCH):
+        taken = interleaved([partial(read, images[:n]) for read in readers])
+        for name, seconds in zip(networks, taken, strict=True):
+            print(f"{name:10}{n:7}{min(seconds) * 1e6:14.0f}{statistics.median(seconds) * 1e6:12.0f}")
+
+
 def main() -> None:
     images, shown = digits()
     images, shown = images[SEEN:], shown[SEEN:]
 
     folded, report = normcpu.onnx.fold(MODEL, inputs=[{"image": images[:BATCH]}])
-    FOLDED.parent.mkdir(exist_ok=True)
-    normcpu.onnx.save(folded, FOLDED)
     print(report.table(width=48))
     for record in report.kept:
-        print(textwrap.fill(f"{record.node} stays: {record.reason}", 120, subsequent_indent="    "))
+        print("\n" + textwrap.fill(f"{record.node} stays: {record.reason}", 120, subsequent_indent="    "))
+    FOLDED.parent.mkdir(exist_ok=True)
+    normcpu.onnx.save(folded, FOLDED)
 
-    (read, runtime), (read_folded, _) = reader(MODEL), reader(FOLDED)
-    before, after = guesses(read, images), guesses(read_folded, images)
-    print(f"\n{len(images)} digits that were not trained on, in {runtime}:\n")
-    print(f"{'network':10}{'read right':>12}{'bytes':>10}")
-    for name, guessed, path in (("original", before, MODEL), ("folded", after, FOLDED)):
-        print(f"{name:10}{(guessed == shown).mean():12.1%}{path.stat().st_size:10,}")
-    print(f"\nread differently: {np.count_nonzero(before != after)}")
-
-    if runtime.startswith("ONNX Runtime"):
-        print(f"\n{'network':10}{'batch':>7}{'shortest, us':>14}{'median, us':>12}")
-        for n in (1, BATCH):
-            x = images[:n]
-            taken = interleaved([lambda x=x: read(x), lambda x=x: read_folded(x)])  # type: ignore[misc]
-            for name, seconds in zip(("original", "folded"), taken, strict=True):
-                print(f"{name:10}{n:7}{min(seconds) * 1e6:14.0f}{statistics.median(seconds) * 1e6:12.0f}")
-    else:
-        print("\nnot timed: onnxruntime is not installed")
-
+    networks = {"original": MODEL, "folded": FOLDED}
+    print_accuracy(networks, images, shown)
+    print_times(networks, images)
     print(f"\nWritten: {FOLDED}.  Your own model, from the root of this tree:")
     print("    .venv/bin/python -m normcpu inspect model.onnx                  what would happen, and why")
     print("    .venv/bin/python -m normcpu fold model.onnx -o folded.onnx -v   fold, verify, write")
