@@ -29,7 +29,7 @@ def test_runs(path, tmp_path):
         peer(needed)
     stored = MODEL.read_bytes()
     made = [tmp_path / "digits.onnx"] if path.stem == "train_network" else []
-    done = subprocess.run([sys.executable, path, *made], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, path, *made], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert not done.stderr
