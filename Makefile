@@ -8,8 +8,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DELETE_ON_ERROR:
 .PHONY: build demo test bench check lint types ctest ctest-sanitized sanitize asm format clean
 
-demo: $(VENV)/have-demo build ## batch normalization on real images: speed and error
+demo: $(VENV)/have-demo $(VENV)/have-onnx build ## a layer on real images, and a trained network folded
 	$(BIN)/python examples/train_digits.py
+	$(BIN)/python examples/fold_network.py
 
 test: demo $(VENV)/have-test ## the demo, then the tests
 	$(BIN)/python -m pytest

@@ -1,27 +1,106 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every example runs as a user would run it, README's too."""
+"""Every example runs as a user would run it, README's too, and the stored network is what they say it is."""
 
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from peers import peer
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-NEEDS = {"train_digits": "sklearn"}
+FOLDING = ("sklearn", "onnx", "onnx_ir", "ml_dtypes", "tabulate")
+NEEDS = {"train_digits": ("sklearn",), "fold_network": FOLDING, "train_network": (*FOLDING, "torch")}
+MARKS = {"fold_network": [pytest.mark.peers], "train_network": [pytest.mark.peers, pytest.mark.slow]}
+MODEL = ROOT / "examples" / "digits.onnx"
+LARGEST = 150_000  # bytes
+STAYS = ["/preact/body/first/norm/BatchNormalization"]  # reads a stream that another reads; a ReLU and zero pads follow
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_runs(path):
-    if needed := NEEDS.get(path.stem):
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=MARKS.get(path.stem, ())) for path in EXAMPLES]
+)
+def test_runs(path, tmp_path):
+    for needed in NEEDS.get(path.stem, ()):
         peer(needed)
-    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=120)
+    stored = MODEL.read_bytes()
+    made = [tmp_path / "digits.onnx"] if path.stem == "train_network" else []
+    done = subprocess.run([sys.executable, path, *made], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert not done.stderr
+    assert MODEL.read_bytes() == stored
+    if made:
+        assert outline(made[0]) == outline(MODEL)
+
+
+def outline(path):
+    """What does not depend on the processor that trained it."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    nodes = [(n.name, n.op_type, list(n.input), list(n.output)) for n in graph.node]
+    return nodes, [(t.name, t.data_type, list(t.dims)) for t in graph.initializer]
+
+
+@pytest.fixture(scope="module")
+def folded():
+    """The stored network and the folded one as ONNX messages, and the report."""
+    for needed in FOLDING:
+        peer(needed)
+    import onnx
+    import onnx_ir
+
+    import normcpu.onnx
+
+    model, report = normcpu.onnx.fold(MODEL)
+    return onnx.load(MODEL), onnx_ir.to_proto(model), report
+
+
+@pytest.mark.peers
+def test_network_has_every_kind_of_norm(folded):
+    original = folded[0]
+    assert MODEL.stat().st_size <= LARGEST
+    operations = Counter(node.op_type for node in original.graph.node)
+    assert operations["BatchNormalization"] == 9
+    assert operations["HardSwish"] == 2
+    made_by = {y: node.op_type for node in original.graph.node for y in node.output}
+    before = Counter(made_by[node.input[0]] for node in norms(original))
+    assert before == {"Conv": 6, "MatMul": 1, "HardSwish": 1, "BatchNormalization": 1}
+    assert {a.i for n in original.graph.node for a in n.attribute if a.name == "group"} == {1, 16}
+
+
+def norms(model):
+    return [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+
+
+@pytest.mark.peers
+def test_network_folds_to_what_must_stay(folded):
+    _, model, report = folded
+    assert report.verification is not None
+    assert report.verification.passed, report.summary()
+    assert not report.switched_off
+    assert (report.before, report.after) == (10, 1), report.table()
+    assert [node.name for node in norms(model)] == STAYS
+    assert [record.node for record in report.kept] == STAYS
+    assert Counter(node.op_type for node in model.graph.node)["Conv"] == 6  # of 7: one has taken a branch in
+
+
+@pytest.mark.peers
+def test_network_reads_the_same_digits(folded):
+    from onnx.reference import ReferenceEvaluator
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images, shown = digits.images[1400:, None].astype(np.float32), digits.target[1400:]
+    before, after = (ReferenceEvaluator(model).run(None, {"image": images})[0] for model in folded[:2])
+    assert np.abs(before - after).max() <= 1e-5 * np.abs(before).max()
+    assert np.array_equal(before.argmax(1), after.argmax(1))
+    assert (after.argmax(1) == shown).mean() > 0.97
 
 
 def test_readme():
