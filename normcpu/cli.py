@@ -72,7 +72,11 @@ def build_parser() -> argparse.ArgumentParser:
     fold.add_argument("-o", "--output", metavar="FILE", help="where to write (default: MODEL.folded.onnx)")
     fold.add_argument("--in-place", action="store_true", help="write over the input")
     fold.add_argument("--dry-run", action="store_true", help="fold and verify, write no model")
-    fold.add_argument("--report", metavar="FILE.json", help="write the report as JSON")
+    fold.add_argument("--report", metavar="FILE", help="write the report: a page, FILE.html, or FILE.json")
+    fold.add_argument(
+        "--keep-metadata", action="store_true",
+        help="keep weights and biases of folded BatchNorms in the model's properties, for quantization",
+    )  # fmt: skip
     _add_choices(fold)
     fold.add_argument("--no-verify", action="store_true", help="do not run the models to compare them")
     fold.add_argument("--inputs", metavar="FILE.npz", help="inputs to verify with: one array per input, by name")
@@ -121,11 +125,13 @@ def run_fold(chosen: argparse.Namespace) -> int:
             return _fail(f"{output} is the input: choose another --output, or say --in-place", USAGE)
     elif chosen.in_place:
         return _fail("--in-place writes over the input: it goes without --output", USAGE)
+    if chosen.report and not chosen.report.endswith((".html", ".json")):
+        return _fail(f"--report must end in .html or .json, got {chosen.report!r}", USAGE)
     feeds = _feeds(chosen.inputs)
     with _working(f"folding {chosen.model}", chosen.quiet):
         model, report = fold(
             chosen.model, skip=chosen.skip, only=chosen.only, keep=chosen.keep, target=chosen.target,
-            verify=not chosen.no_verify, inputs=feeds,
+            verify=not chosen.no_verify, inputs=feeds, ranges=bool(chosen.report), keep_metadata=chosen.keep_metadata,
         )  # fmt: skip
     if not chosen.dry_run:
         if report.folded or report.external_data:
@@ -133,7 +139,9 @@ def run_fold(chosen: argparse.Namespace) -> int:
         else:
             copy(chosen.model, output)
     if chosen.report:
-        _write_text(chosen.report, report.to_json() + "\n")
+        is_page = chosen.report.endswith(".html")
+        text = report.to_html(os.path.basename(chosen.model)) if is_page else report.to_json() + "\n"
+        _write_text(chosen.report, text)
     if not chosen.quiet:
         print(report.table() if chosen.verbose else report.summary())
         print(f"{'not written' if chosen.dry_run else 'written'}: {output}")

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What folding does to the per-channel range of each weight: what 8-bit quantization will feel.
+
+One scale per tensor gives a channel whose largest weight is 1 / 127 of the tensor's a single step.  A fold multiplies
+each channel by its gamma / sqrt(variance), and so may spread channels that were alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from .constants import Evaluated, integer, is_float
+from .net import Net, title
+
+WEIGHTED = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1)}  # {operation: its weights' inputs}
+
+
+@dataclass
+class WeightRange:
+    """The largest magnitude of each output channel of one weight, before and after folding."""
+
+    node: str
+    op_type: str
+    weight: str
+    before: list[float]
+    after: list[float]
+
+    @property
+    def spread_before(self) -> float:
+        return spread(self.before)
+
+    @property
+    def spread_after(self) -> float:
+        return spread(self.after)
+
+
+def spread(magnitudes: list[float]) -> float:
+    """The largest channel in median channels; channels of zeros do not count."""
+    some = [m for m in magnitudes if m > 0]
+    return max(some) / float(np.median(some)) if some else 1.0
+
+
+class Watched:
+    """The weights of a model before it is folded; `changed` reads them, and what they have become, one at a time."""
+
+    def __init__(self, net: Net) -> None:
+        self.held: list[tuple[ir.Node, int, ir.Value]] = []
+        for node in net.nodes():
+            for index in WEIGHTED.get(node.op_type, ()) if not node.domain else ():
+                value = node.inputs[index] if index < len(node.inputs) else None
+                if value is not None and _tensor(value) is not None:
+                    self.held.append((node, index, value))
+
+    def changed(self) -> list[WeightRange]:
+        made = []
+        for node, index, value in self.held:
+            now = node.inputs[index] if node.graph is not None else None
+            if now is None or now is value:
+                continue
+            before, after = _magnitudes(node, index, value), _magnitudes(node, index, now)
+            if before is not None and after is not None:
+                made.append(WeightRange(title(node), node.op_type, value.name or "", before, after))
+        return made
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    if value.is_initializer():
+        return value.const_value
+    node = value.producer()
+    held = node.attributes.get("value") if node is not None and node.op_type == "Constant" else None
+    return None if held is None else held.as_tensor()
+
+
+def _magnitudes(node: ir.Node, index: int, value: ir.Value) -> list[float] | None:
+    tensor = _tensor(value)
+    if tensor is None:
+        return None
+    weight = tensor.numpy()
+    if not is_float(weight.dtype) or weight.ndim < 2 or not weight.size:
+        return None
+    rows = _output_channels_first(node, index, weight)
+    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    return [float(f"{float(m):.6g}") for m in largest]
+
+
+def _output_channels_first(node: ir.Node, index: int, weight: Evaluated) -> Evaluated:
+    """(output channels, all that goes into each)"""
+    if node.op_type == "ConvTranspose":  # (inputs, outputs of a group, kernel), the groups side by side in the inputs
+        groups = integer(node, "group", 1)
+        of_groups = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+        return of_groups.swapaxes(1, 2).reshape(groups * weight.shape[1], -1)
+    if node.op_type == "Conv":
+        return weight.reshape(len(weight), -1)
+    transposed = node.op_type == "Gemm" and integer(node, "transB" if index else "transA")
+    axis = -2 if (index == 1) == bool(transposed) else -1  # of (k, n) n, of (m, k) m
+    rows = np.moveaxis(weight, axis, 0)
+    return rows.reshape(len(rows), -1)
