@@ -47,20 +47,21 @@ class Watched:
     """The weights of a model before it is folded; `changed` reads them, and what they have become, one at a time."""
 
     def __init__(self, net: Net) -> None:
-        self.held: list[tuple[ir.Node, int, ir.Value]] = []
+        self.held: list[tuple[ir.Node, int, ir.Value, ir.TensorProtocol]] = []
         for node in net.nodes():
             for index in WEIGHTED.get(node.op_type, ()) if not node.domain else ():
                 value = node.inputs[index] if index < len(node.inputs) else None
-                if value is not None and _tensor(value) is not None:
-                    self.held.append((node, index, value))
+                tensor = None if value is None else _tensor(value)
+                if value is not None and tensor is not None:
+                    self.held.append((node, index, value, tensor))
 
     def changed(self) -> list[WeightRange]:
         made = []
-        for node, index, value in self.held:
+        for node, index, value, tensor in self.held:
             now = node.inputs[index] if node.graph is not None else None
             if now is None or now is value:
                 continue
-            before, after = _magnitudes(node, index, value), _magnitudes(node, index, now)
+            before, after = _magnitudes(node, index, tensor), _magnitudes(node, index, _tensor(now))
             if before is not None and after is not None:
                 made.append(WeightRange(title(node), node.op_type, value.name or "", before, after))
         return made
@@ -74,8 +75,7 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
     return None if held is None else held.as_tensor()
 
 
-def _magnitudes(node: ir.Node, index: int, value: ir.Value) -> list[float] | None:
-    tensor = _tensor(value)
+def _magnitudes(node: ir.Node, index: int, tensor: ir.TensorProtocol | None) -> list[float] | None:
     if tensor is None:
         return None
     weight = tensor.numpy()
