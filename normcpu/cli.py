@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: fold, inspect, verify.  Whatever is large is imported by the command that wants it."""
+"""The command line: fold, inspect, verify, bench.  Whatever is large is imported by the command that wants it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ rest stays.
     normcpu fold model.onnx -o folded.onnx      fold, verify, write
     normcpu inspect model.onnx                  what would happen, and why; writes nothing
     normcpu verify model.onnx folded.onnx       compare two models on the same inputs
+    normcpu bench model.onnx folded.onnx        how fast they are in ONNX Runtime
 
 Wants the extra: pip install "normcpu[onnx]".
 """
@@ -102,6 +103,17 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("--inputs", metavar="FILE.npz", help="one array per input, by name")
     verify.add_argument("--seed", type=int, default=0, help="of the random inputs")
     verify.set_defaults(run=run_verify)
+
+    bench = commands.add_parser(
+        "bench", help="time models in ONNX Runtime", epilog=EXIT_STATUS, formatter_class=raw,
+        description="Runs the models in turns on the same inputs, on one thread and with all optimizations.",
+    )  # fmt: skip
+    bench.add_argument("original")
+    bench.add_argument("folded", nargs="+", help="one model or more, with the same inputs")
+    bench.add_argument("--rounds", type=_positive, default=100, metavar="N", help="runs of each model (default: 100)")
+    bench.add_argument("--inputs", metavar="FILE.npz", help="one array per input, by name")
+    bench.add_argument("--seed", type=int, default=0, help="of the random inputs")
+    bench.set_defaults(run=run_bench)
     return parser
 
 
@@ -169,15 +181,35 @@ def run_verify(chosen: argparse.Namespace) -> int:
             result = Reference(original, _feeds(chosen.inputs), chosen.seed).compare(folded)
     except CannotRun as problem:
         return _fail(f"{chosen.original} cannot be run here: {problem}", FILE)
-    from tabulate import tabulate
-
-    rows = [
-        [o.name, f"{o.error:.2e}", f"{o.own:.2e}", f"{o.bound:.2e}", "ok" if o.passed else "WORSE"]
-        for o in result.outputs
-    ]
-    print(tabulate(rows, ["output", "error", "original's own", "bound", ""], "simple", disable_numparse=True))
-    print(f"\nboth ran in {result.runtime}; errors are relative to the largest value, against {result.reference}")
+    print(result.table())
     return DONE if result.passed else DIFFERS
+
+
+def run_bench(chosen: argparse.Namespace) -> int:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return _fail("bench runs models in ONNX Runtime, which is not installed: pip install onnxruntime", MISSING)
+    from .onnx import CannotRun, bench
+    from .onnx.bench import table
+
+    feeds = _feeds(chosen.inputs)
+    try:
+        with _working("timing", False):
+            timings = bench(
+                [chosen.original, *chosen.folded], chosen.rounds, None if feeds is None else feeds[0], chosen.seed
+            )
+    except CannotRun as problem:
+        return _fail(f"cannot be run here: {problem}", FILE)
+    told = f"{chosen.rounds} rounds in turns, one thread, ONNX Runtime {onnxruntime.__version__}"
+    print(f"{table(timings)}\n\n{told}")
+    return DONE
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _feeds(path: str | None) -> list[Feeds] | None:
