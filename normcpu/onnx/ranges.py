@@ -81,20 +81,19 @@ def _magnitudes(node: ir.Node, index: int, tensor: ir.TensorProtocol | None) -> 
     weight = tensor.numpy()
     if not is_float(weight.dtype) or weight.ndim < 2 or not weight.size:
         return None
-    rows = _output_channels_first(node, index, weight)
-    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-    return [float(f"{float(m):.6g}") for m in largest]
+    view, others = _all_but_output_channels(node, index, weight)
+    largest = np.maximum(view.max(axis=others), -view.min(axis=others))  # np.abs would copy it
+    return [float(f"{float(m):.6g}") for m in largest.ravel()]
 
 
-def _output_channels_first(node: ir.Node, index: int, weight: Evaluated) -> Evaluated:
-    """(output channels, all that goes into each)"""
+def _all_but_output_channels(node: ir.Node, index: int, weight: Evaluated) -> tuple[Evaluated, tuple[int, ...]]:
+    """The weight, and its axes that are not output channels."""
     if node.op_type == "ConvTranspose":  # (inputs, outputs of a group, kernel), the groups side by side in the inputs
         groups = integer(node, "group", 1)
-        of_groups = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-        return of_groups.swapaxes(1, 2).reshape(groups * weight.shape[1], -1)
+        weight = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+        return weight, (1, 3)
     if node.op_type == "Conv":
-        return weight.reshape(len(weight), -1)
+        return weight, tuple(range(1, weight.ndim))
     transposed = node.op_type == "Gemm" and integer(node, "transB" if index else "transA")
-    axis = -2 if (index == 1) == bool(transposed) else -1  # of (k, n) n, of (m, k) m
-    rows = np.moveaxis(weight, axis, 0)
-    return rows.reshape(len(rows), -1)
+    axis = weight.ndim - (2 if (index == 1) == bool(transposed) else 1)  # of (k, n) n, of (m, k) m
+    return weight, tuple(k for k in range(weight.ndim) if k != axis)
