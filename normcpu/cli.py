@@ -43,13 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return USAGE
     try:
-        from .onnx import ModelError, UnknownRule
+        from .onnx import CannotRun, ModelError, UnknownRule
     except ModuleNotFoundError as missing:
         return _fail(str(missing), MISSING)
     try:
         return int(chosen.run(chosen))
     except ModelError as error:
         return _fail(str(error), FILE)
+    except CannotRun as problem:
+        return _fail(f"cannot be run here: {problem}", FILE)
     except UnknownRule as error:
         return _fail(str(error), USAGE)
     except ModuleNotFoundError as missing:
@@ -79,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="keep weights and biases of folded BatchNorms in the model's properties, for quantization",
     )  # fmt: skip
     _add_choices(fold)
+    fold.add_argument("--bench", action="store_true", help="time both models afterwards; the report has the figures")
     fold.add_argument("--no-verify", action="store_true", help="do not run the models to compare them")
     fold.add_argument("--inputs", metavar="FILE.npz", help="inputs to verify with: one array per input, by name")
     fold.add_argument("-v", "--verbose", action="store_true", help="print what became of each operation")
@@ -128,8 +131,8 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
 
 
 def run_fold(chosen: argparse.Namespace) -> int:
-    from .onnx import fold, save
-    from .onnx.save import copy
+    from .onnx import CannotRun, bench, fold, save
+    from .onnx.save import copy, write_text
 
     output = chosen.output or (chosen.model if chosen.in_place else f"{os.path.splitext(chosen.model)[0]}.folded.onnx")
     if os.path.exists(output) and os.path.exists(chosen.model) and os.path.samefile(output, chosen.model):
@@ -137,6 +140,10 @@ def run_fold(chosen: argparse.Namespace) -> int:
             return _fail(f"{output} is the input: choose another --output, or say --in-place", USAGE)
     elif chosen.in_place:
         return _fail("--in-place writes over the input: it goes without --output", USAGE)
+    if chosen.bench and (chosen.dry_run or chosen.in_place):
+        return _fail("--bench runs both files: it goes without --dry-run and --in-place", USAGE)
+    if chosen.bench and not _has_runtime():
+        return MISSING
     if chosen.report and not chosen.report.endswith((".html", ".json")):
         return _fail(f"--report must end in .html or .json, got {chosen.report!r}", USAGE)
     feeds = _feeds(chosen.inputs)
@@ -150,10 +157,16 @@ def run_fold(chosen: argparse.Namespace) -> int:
             save(model, output, report.external_data)
         else:
             copy(chosen.model, output)
+    if chosen.bench:
+        try:
+            with _working("timing", chosen.quiet):
+                report.latency = bench([chosen.model, output])
+        except CannotRun as problem:  # the fold stands
+            print(f"normcpu: not timed: {problem}", file=sys.stderr)
     if chosen.report:
         is_page = chosen.report.endswith(".html")
         text = report.to_html(os.path.basename(chosen.model)) if is_page else report.to_json() + "\n"
-        _write_text(chosen.report, text)
+        write_text(text, chosen.report)
     if not chosen.quiet:
         print(report.table() if chosen.verbose else report.summary())
         print(f"{'not written' if chosen.dry_run else 'written'}: {output}")
@@ -186,24 +199,27 @@ def run_verify(chosen: argparse.Namespace) -> int:
 
 
 def run_bench(chosen: argparse.Namespace) -> int:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        return _fail("bench runs models in ONNX Runtime, which is not installed: pip install onnxruntime", MISSING)
-    from .onnx import CannotRun, bench
+    if not _has_runtime():
+        return MISSING
+    from .onnx import bench
     from .onnx.bench import table
 
     feeds = _feeds(chosen.inputs)
-    try:
-        with _working("timing", False):
-            timings = bench(
-                [chosen.original, *chosen.folded], chosen.rounds, None if feeds is None else feeds[0], chosen.seed
-            )
-    except CannotRun as problem:
-        return _fail(f"cannot be run here: {problem}", FILE)
-    told = f"{chosen.rounds} rounds in turns, one thread, ONNX Runtime {onnxruntime.__version__}"
-    print(f"{table(timings)}\n\n{told}")
+    with _working("timing", False):
+        timings = bench(
+            [chosen.original, *chosen.folded], chosen.rounds, None if feeds is None else feeds[0], chosen.seed
+        )
+    print(table(timings))
     return DONE
+
+
+def _has_runtime() -> bool:
+    from importlib.util import find_spec
+
+    if find_spec("onnxruntime") is None:
+        _fail("bench runs models in ONNX Runtime, which is not installed: pip install onnxruntime", MISSING)
+        return False
+    return True
 
 
 def _positive(text: str) -> int:
@@ -213,27 +229,9 @@ def _positive(text: str) -> int:
 
 
 def _feeds(path: str | None) -> list[Feeds] | None:
-    if path is None:
-        return None
-    import numpy as np
+    from .onnx.run import read_feeds
 
-    from .onnx import ModelError
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return [{name: arrays[name] for name in arrays.files}]
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not a readable .npz file: {error}") from error
-
-
-def _write_text(path: str, text: str) -> None:
-    from .onnx import ModelError
-
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return None if path is None else [read_feeds(path)]
 
 
 @contextmanager

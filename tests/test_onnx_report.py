@@ -69,7 +69,7 @@ def test_the_page_holds_what_the_report_does(model: Path, capsys: pytest.Capture
     root = xml.fromstring(text)
     counts = [int(b.text or "") for b in root.findall(".//ul[@class='counts']/li/b")]
     assert counts == [report["before"], report["after"], 2, 1]
-    assert len(root.findall(".//svg")) == len(report["ranges"]) == 2
+    assert len(root.findall(".//figure/svg")) == len(report["ranges"]) == 2
     assert not re.search(r"https?:|\bsrc=|\bhref=|@import|url\(", text)  # nothing is fetched
 
 
@@ -155,6 +155,49 @@ def test_keep_metadata(model: Path) -> None:
     again = model.with_name("again.onnx")
     assert cli.main(["fold", str(out), "-o", str(again), "-q", "--keep-metadata"]) == cli.DONE
     assert onnx.load(again).metadata_props[0].value == held.value
+
+
+def test_latency(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    peer("onnxruntime")
+    out = model.with_name("out.onnx")
+    for name in ("report.html", "report.json"):
+        report = model.with_name(name)
+        assert cli.main(["fold", str(model), "-o", str(out), "--bench", "--report", str(report)]) == cli.DONE
+    assert "latency in ONNX Runtime" in capsys.readouterr().out
+    told = json.loads(report.read_text())["latency"]
+    assert [t["model"] for t in told] == [str(model), str(out)]
+    assert all(0 < t["minimum"] <= t["median"] for t in told)
+    lines = cells(model.with_name("report.html").read_text(encoding="utf-8"), "latency")
+    assert [line[0] for line in lines] == [str(model), str(out)]
+    assert all(0 < float(line[1]) <= float(line[2]) for line in lines)
+    for option in ("--dry-run", "--in-place"):
+        assert cli.main(["fold", str(model), "--bench", option]) == cli.USAGE
+        assert "--bench runs both files" in capsys.readouterr().err
+
+
+def test_what_cannot_be_timed_is_folded_all_the_same(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    peer("onnxruntime")
+    import onnx
+
+    proto = onnx.load(model)
+    proto.opset_import.append(onnx.helper.make_opsetid("nobody.knows", 1))
+    proto.graph.node.append(onnx.helper.make_node("Unknown", ["y"], ["z"], domain="nobody.knows"))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("z", 1, None))
+    onnx.save(proto, model)
+    out, report = model.with_name("out.onnx"), model.with_name("report.html")
+    assert cli.main(["fold", str(model), "-o", str(out), "--bench", "--report", str(report)]) == cli.DONE
+    told = capsys.readouterr()
+    assert f"not timed: {model}: " in told.err
+    assert "not verified: the original cannot be run here" in told.out
+    assert len(cells(report.read_text(encoding="utf-8"), "operations")) == 3
+    assert out.exists()
+
+
+@pytest.mark.parametrize(("error", "place"), [(0.0, "0.0%"), (1e-6, "33.3%"), (1.0, "100.0%"), (np.inf, "100.0%")])
+def test_where_an_error_stands(error: float, place: str, tools: Any) -> None:
+    from normcpu.onnx import page
+
+    assert page.place(error) == place
 
 
 def test_a_report_of_no_known_kind(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

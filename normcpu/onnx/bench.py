@@ -69,11 +69,14 @@ def bench(
 
 def table(timings: Sequence[Timing]) -> str:
     """Milliseconds, and how each minimum stands beside the first model's."""
+    import onnxruntime as ort
     from tabulate import tabulate
 
     rows = [[t.model, f"{t.minimum * 1e3:.3f}", f"{t.median * 1e3:.3f}", _beside(t, timings[0])] for t in timings]
     head = ["model", "minimum, ms", "median, ms", "minimum beside the first"]
-    return tabulate(rows, head, "simple", disable_numparse=True, colalign=("left", "right", "right", "right"))
+    told = f"{len(timings[0].seconds)} rounds in turns, one thread, ONNX Runtime {ort.__version__}"
+    alignment = ("left", "right", "right", "right")
+    return f"{tabulate(rows, head, 'simple', disable_numparse=True, colalign=alignment)}\n\n{told}"
 
 
 def _beside(timing: Timing, first: Timing) -> str:

@@ -42,7 +42,7 @@ def page(report: Report, name: str) -> str:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["shown"] = shown
+    environment.filters |= {"shown": shown, "place": place}
     template = environment.from_string(resources.files(__package__).joinpath("page.html").read_text("utf-8"))
     widest = sorted(report.ranges, key=lambda weight: -weight.spread_after)[:MOST_PLOTS]
     return template.render(
@@ -53,6 +53,11 @@ def page(report: Report, name: str) -> str:
         left_out=len(report.ranges) - len(widest),
         sizes={"width": WIDTH, "height": HEIGHT, "lowest": LOWEST, "step": HEIGHT * math.log2(127) / LOWEST},
     )
+
+
+def place(error: float) -> str:
+    """Where an error stands on a line from 1e-9 to 1, in percent: a third of the line is a factor of 1000."""
+    return f"{100 * min(max(math.log10(max(error, 1e-9)) / 9 + 1, 0), 1):.1f}%"
 
 
 def row(record: Record) -> Row:

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
+from .bench import Timing
 from .engine import Record
 from .ranges import WeightRange
 from .verify import Verification
@@ -24,6 +25,7 @@ class Report:
     not_verified: str = ""  # why there is no verification
     external_data: bool = False  # whether the model's weights are in files of their own
     switched_off: dict[str, float] = field(default_factory=dict)  # {rule: the error it made}
+    latency: list[Timing] = field(default_factory=list)  # of original and folded model, where benched
     ranges: list[WeightRange] = field(default_factory=list)  # of the weights that changed, where asked for
 
     @property
@@ -40,6 +42,7 @@ class Report:
             plain["verification"]["passed"] = self.verification.passed
         for told, weight in zip(plain["ranges"], self.ranges, strict=True):
             told |= {"spread_before": weight.spread_before, "spread_after": weight.spread_after}
+        plain["latency"] = [{"model": t.model, "minimum": t.minimum, "median": t.median} for t in self.latency]
         return json.dumps(plain, indent=1, default=float)
 
     def to_html(self, name: str = "model") -> str:
@@ -77,6 +80,9 @@ class Report:
             )
         else:
             lines.append(f"not verified: {self.not_verified or 'not asked for'}")
+        if self.latency:
+            told = ", ".join(f"{1e3 * t.minimum:.3f} ms (median {1e3 * t.median:.3f})" for t in self.latency)
+            lines.append(f"latency in ONNX Runtime, one thread, before and after: {told}")
         return "\n".join(lines)
 
 
