@@ -7,14 +7,20 @@ each channel by its gamma / sqrt(variance), and so may spread channels that were
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
-from .constants import Evaluated, integer, is_float
+from .constants import Evaluated, integer, ints, is_float
 from .net import Net, title
 
+Reader: TypeAlias = Callable[[], Evaluated]
+
+MOVES = ("Identity", "Cast", "Transpose")  # what exporters leave between a weight and its reader
+DEEPEST = 8
 WEIGHTED = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1)}  # {operation: its weights' inputs}
 
 
@@ -47,38 +53,47 @@ class Watched:
     """The weights of a model before it is folded; `changed` reads them, and what they have become, one at a time."""
 
     def __init__(self, net: Net) -> None:
-        self.held: list[tuple[ir.Node, int, ir.Value, ir.TensorProtocol]] = []
+        self.held: list[tuple[ir.Node, int, ir.Value, Reader]] = []
         for node in net.nodes():
             for index in WEIGHTED.get(node.op_type, ()) if not node.domain else ():
                 value = node.inputs[index] if index < len(node.inputs) else None
-                tensor = None if value is None else _tensor(value)
-                if value is not None and tensor is not None:
-                    self.held.append((node, index, value, tensor))
+                reader = None if value is None else _reader(value)
+                if value is not None and reader is not None:
+                    self.held.append((node, index, value, reader))
 
     def changed(self) -> list[WeightRange]:
         made = []
-        for node, index, value, tensor in self.held:
+        for node, index, value, reader in self.held:
             now = node.inputs[index] if node.graph is not None else None
             if now is None or now is value:
                 continue
-            before, after = _magnitudes(node, index, tensor), _magnitudes(node, index, _tensor(now))
+            before, after = _magnitudes(node, index, reader), _magnitudes(node, index, _reader(now))
             if before is not None and after is not None:
                 made.append(WeightRange(title(node), node.op_type, value.name or "", before, after))
         return made
 
 
-def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
+def _reader(value: ir.Value, depth: int = 0) -> Reader | None:
+    """How to read a constant once the graph has another in its place; None where it is none, or of integers."""
     if value.is_initializer():
-        return value.const_value
+        return None if value.const_value is None else value.const_value.numpy
     node = value.producer()
-    held = node.attributes.get("value") if node is not None and node.op_type == "Constant" else None
-    return None if held is None else held.as_tensor()
-
-
-def _magnitudes(node: ir.Node, index: int, tensor: ir.TensorProtocol | None) -> list[float] | None:
-    if tensor is None:
+    if node is None or node.domain:
         return None
-    weight = tensor.numpy()
+    if node.op_type == "Constant" and "value" in node.attributes:
+        return node.attributes["value"].as_tensor().numpy
+    first = node.inputs[0] if node.op_type in MOVES and depth < DEEPEST else None
+    before = None if first is None else _reader(first, depth + 1)
+    if before is None or node.op_type != "Transpose":
+        return before
+    order, read = ints(node, "perm"), before
+    return lambda: np.transpose(read(), order)
+
+
+def _magnitudes(node: ir.Node, index: int, reader: Reader | None) -> list[float] | None:
+    if reader is None:
+        return None
+    weight = reader()
     if not is_float(weight.dtype) or weight.ndim < 2 or not weight.size:
         return None
     view, others = _all_but_output_channels(node, index, weight)
