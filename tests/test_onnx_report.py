@@ -241,7 +241,13 @@ def test_the_page_in_a_browser(width: int, model: Path, tools: Any) -> None:
     page = model.with_name("driven.html")
     text = report.to_html().replace("</head>", LISTENER).replace("</body>", DRIVER)
     page.write_text(text, encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={model.parent / 'profile'}"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={model.parent / 'profile'}",
+    ]
     ran = subprocess.run(
         [browser, *options, f"--window-size={width},800", "--dump-dom", page.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
