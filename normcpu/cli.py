@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: fold, inspect, verify.  Whatever is large is imported by the command that wants it."""
+"""The command line: fold, inspect, verify, bench.  Whatever is large is imported by the command that wants it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ rest stays.
     normcpu fold model.onnx -o folded.onnx      fold, verify, write
     normcpu inspect model.onnx                  what would happen, and why; writes nothing
     normcpu verify model.onnx folded.onnx       compare two models on the same inputs
+    normcpu bench model.onnx folded.onnx        how fast they are in ONNX Runtime
 
 Wants the extra: pip install "normcpu[onnx]".
 """
@@ -42,13 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return USAGE
     try:
-        from .onnx import ModelError, UnknownRule
+        from .onnx import CannotRun, ModelError, UnknownRule
     except ModuleNotFoundError as missing:
         return _fail(str(missing), MISSING)
     try:
         return int(chosen.run(chosen))
     except ModelError as error:
         return _fail(str(error), FILE)
+    except CannotRun as problem:
+        return _fail(f"cannot be run here: {problem}", FILE)
     except UnknownRule as error:
         return _fail(str(error), USAGE)
     except ModuleNotFoundError as missing:
@@ -72,8 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
     fold.add_argument("-o", "--output", metavar="FILE", help="where to write (default: MODEL.folded.onnx)")
     fold.add_argument("--in-place", action="store_true", help="write over the input")
     fold.add_argument("--dry-run", action="store_true", help="fold and verify, write no model")
-    fold.add_argument("--report", metavar="FILE.json", help="write the report as JSON")
+    fold.add_argument("--report", metavar="FILE", help="write the report: a page, FILE.html, or FILE.json")
+    fold.add_argument(
+        "--keep-metadata", action="store_true",
+        help="keep weights and biases of folded BatchNorms in the model's properties, for quantization",
+    )  # fmt: skip
     _add_choices(fold)
+    fold.add_argument("--bench", action="store_true", help="time both models afterwards; the report has the figures")
     fold.add_argument("--no-verify", action="store_true", help="do not run the models to compare them")
     fold.add_argument("--inputs", metavar="FILE.npz", help="inputs to verify with: one array per input, by name")
     fold.add_argument("-v", "--verbose", action="store_true", help="print what became of each operation")
@@ -98,6 +106,17 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("--inputs", metavar="FILE.npz", help="one array per input, by name")
     verify.add_argument("--seed", type=int, default=0, help="of the random inputs")
     verify.set_defaults(run=run_verify)
+
+    bench = commands.add_parser(
+        "bench", help="time models in ONNX Runtime", epilog=EXIT_STATUS, formatter_class=raw,
+        description="Runs the models in turns on the same inputs, on one thread and with all optimizations.",
+    )  # fmt: skip
+    bench.add_argument("original")
+    bench.add_argument("folded", nargs="+", help="one model or more, with the same inputs")
+    bench.add_argument("--rounds", type=_positive, default=100, metavar="N", help="runs of each model (default: 100)")
+    bench.add_argument("--inputs", metavar="FILE.npz", help="one array per input, by name")
+    bench.add_argument("--seed", type=int, default=0, help="of the random inputs")
+    bench.set_defaults(run=run_bench)
     return parser
 
 
@@ -112,8 +131,8 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
 
 
 def run_fold(chosen: argparse.Namespace) -> int:
-    from .onnx import fold, save
-    from .onnx.save import copy
+    from .onnx import CannotRun, bench, fold, save
+    from .onnx.save import copy, write_text
 
     output = chosen.output or (chosen.model if chosen.in_place else f"{os.path.splitext(chosen.model)[0]}.folded.onnx")
     if os.path.exists(output) and os.path.exists(chosen.model) and os.path.samefile(output, chosen.model):
@@ -121,19 +140,33 @@ def run_fold(chosen: argparse.Namespace) -> int:
             return _fail(f"{output} is the input: choose another --output, or say --in-place", USAGE)
     elif chosen.in_place:
         return _fail("--in-place writes over the input: it goes without --output", USAGE)
+    if chosen.bench and (chosen.dry_run or chosen.in_place):
+        return _fail("--bench runs both files: it goes without --dry-run and --in-place", USAGE)
+    if chosen.bench and not _has_runtime():
+        return MISSING
+    if chosen.report and not chosen.report.endswith((".html", ".json")):
+        return _fail(f"--report must end in .html or .json, got {chosen.report!r}", USAGE)
     feeds = _feeds(chosen.inputs)
     with _working(f"folding {chosen.model}", chosen.quiet):
         model, report = fold(
             chosen.model, skip=chosen.skip, only=chosen.only, keep=chosen.keep, target=chosen.target,
-            verify=not chosen.no_verify, inputs=feeds,
+            verify=not chosen.no_verify, inputs=feeds, ranges=bool(chosen.report), keep_metadata=chosen.keep_metadata,
         )  # fmt: skip
     if not chosen.dry_run:
         if report.folded or report.external_data:
             save(model, output, report.external_data)
         else:
             copy(chosen.model, output)
+    if chosen.bench:
+        try:
+            with _working("timing", chosen.quiet):
+                report.latency = bench([chosen.model, output])
+        except CannotRun as problem:  # the fold stands
+            print(f"normcpu: not timed: {problem}", file=sys.stderr)
     if chosen.report:
-        _write_text(chosen.report, report.to_json() + "\n")
+        is_page = chosen.report.endswith(".html")
+        text = report.to_html(os.path.basename(chosen.model)) if is_page else report.to_json() + "\n"
+        write_text(text, chosen.report)
     if not chosen.quiet:
         print(report.table() if chosen.verbose else report.summary())
         print(f"{'not written' if chosen.dry_run else 'written'}: {output}")
@@ -161,39 +194,44 @@ def run_verify(chosen: argparse.Namespace) -> int:
             result = Reference(original, _feeds(chosen.inputs), chosen.seed).compare(folded)
     except CannotRun as problem:
         return _fail(f"{chosen.original} cannot be run here: {problem}", FILE)
-    from tabulate import tabulate
-
-    rows = [
-        [o.name, f"{o.error:.2e}", f"{o.own:.2e}", f"{o.bound:.2e}", "ok" if o.passed else "WORSE"]
-        for o in result.outputs
-    ]
-    print(tabulate(rows, ["output", "error", "original's own", "bound", ""], "simple", disable_numparse=True))
-    print(f"\nboth ran in {result.runtime}; errors are relative to the largest value, against {result.reference}")
+    print(result.table())
     return DONE if result.passed else DIFFERS
 
 
+def run_bench(chosen: argparse.Namespace) -> int:
+    if not _has_runtime():
+        return MISSING
+    from .onnx import bench
+    from .onnx.bench import table
+
+    feeds = _feeds(chosen.inputs)
+    with _working("timing", False):
+        timings = bench(
+            [chosen.original, *chosen.folded], chosen.rounds, None if feeds is None else feeds[0], chosen.seed
+        )
+    print(table(timings))
+    return DONE
+
+
+def _has_runtime() -> bool:
+    from importlib.util import find_spec
+
+    if find_spec("onnxruntime") is None:
+        _fail("bench runs models in ONNX Runtime, which is not installed: pip install onnxruntime", MISSING)
+        return False
+    return True
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def _feeds(path: str | None) -> list[Feeds] | None:
-    if path is None:
-        return None
-    import numpy as np
+    from .onnx.run import read_feeds
 
-    from .onnx import ModelError
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return [{name: arrays[name] for name in arrays.files}]
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not a readable .npz file: {error}") from error
-
-
-def _write_text(path: str, text: str) -> None:
-    from .onnx import ModelError
-
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return None if path is None else [read_feeds(path)]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ except ModuleNotFoundError as missing:
         f'{missing.name} is not installed: folding models wants pip install "normcpu[onnx]"', name=missing.name
     ) from None
 
+from .bench import Timing, bench
 from .engine import RULES, Record
 from .fold import UnknownRule, fold
 from .report import Report
@@ -28,8 +29,10 @@ __all__ = [
     "Record",
     "Reference",
     "Report",
+    "Timing",
     "UnknownRule",
     "Verification",
+    "bench",
     "fold",
     "load",
     "save",

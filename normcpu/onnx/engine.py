@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx_ir as ir
 
@@ -12,10 +13,12 @@ from . import blocks, conv, einsum, matmul, move, norms, parts, pointwise, pool 
 from .affine import Refused
 from .branches import merge_branches
 from .compose import compose_norms
+from .metadata import add_properties, weight_and_bias
 from .net import Net, title
 from .norms import read_norm, reset_norm
 from .prepare import fold_preparations
 from .push import BACKWARD, FORWARD, Mover, Plan, Step
+from .ranges import Watched
 from .read import Chain, composites, is_bias, masked_attention, read
 from .spell import respell, spelled
 
@@ -46,6 +49,8 @@ class Options:
     skip: frozenset[str] = frozenset()
     keep: frozenset[str] = frozenset()  # names of nodes that stay
     target: str = "onnxruntime"
+    ranges: bool = False  # read every weight that changes, before and after
+    keep_metadata: bool = False  # write the weights and biases of folded BatchNorms into the model's properties
 
 
 class Engine:
@@ -62,6 +67,8 @@ class Engine:
         self.left |= {n: "is to be kept" for n in self.net.nodes() if title(n) in options.keep}
         self.frozen = composites(self.net) | self.left
         self.mover = Mover(self.net, options.skip, self.frozen)
+        self.watched = Watched(self.net) if options.ranges else None
+        self.batch_norms: list[dict[str, Any]] = []
 
     def run(self) -> None:
         """Each round ends with fewer operations than it began with, or is the last."""
@@ -73,6 +80,8 @@ class Engine:
         self.kept |= {node: f"it {why}" for node, why in self.left.items()}
         self.records += [Record(title(n), n.op_type, "kept", [], why) for n, why in self.kept.items()]
         self.net.sweep()
+        if self.batch_norms:
+            add_properties(self.net.model, self.batch_norms)
 
     def _round(self) -> bool:
         progress = False
@@ -191,6 +200,8 @@ class Engine:
     def _commit(self, plan: Plan, chain: Chain) -> None:
         for node in chain.nodes:
             self.records.append(Record(title(node), node.op_type, "folded", plan.steps))
+            if self.options.keep_metadata and node.op_type == "BatchNormalization":
+                self.batch_norms.append(weight_and_bias(self.net, node, plan.steps))
         plan.run()
         self.net.bypass(chain.y, chain.x)
         for node in reversed(chain.nodes):

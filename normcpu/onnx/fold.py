@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import onnx
@@ -34,6 +35,8 @@ def fold(
     target: str = "onnxruntime",
     verify: bool = True,
     inputs: Sequence[Feeds] | None = None,
+    ranges: bool = False,
+    keep_metadata: bool = False,
 ) -> tuple[ir.Model, Report]:
     """Folds every affine operation of a model into weights, where that is exact.
 
@@ -47,6 +50,9 @@ def fold(
             result is worse than 8 times the original's own float32 error (+ 2e-6, float16 + 4e-3, bfloat16 + 3e-2,
             all relative to the largest output) is switched off, and named in the report.
         inputs: {name: array} for each run; random ones of the declared shapes where None.
+        ranges: put the per-channel range of each changed weight, before and after, into the report; reads them all.
+        keep_metadata: write weights and biases of folded BatchNorms, which quantization without data asks for, into
+            the model's properties, as JSON under "normcpu.batch_norms".
 
     Returns:
         The folded model and the report.  Where nothing could be folded it is the model as it was.
@@ -62,7 +68,7 @@ def fold(
             raise UnknownRule(f"there is no rule {name!r}; there are {', '.join(sorted(RULES))}")
     again = _reader(model)
     off = frozenset(skip) | (RULES - set(only) if only is not None else frozenset())
-    options = Options(off, frozenset(keep), target)
+    options = Options(off, frozenset(keep), target, ranges, keep_metadata)
     folded, report = _once(again, options)
     if not report.folded:
         report.not_verified = "nothing was folded"
@@ -79,7 +85,8 @@ def _once(again: Callable[[], ir.Model], options: Options) -> tuple[ir.Model, Re
         engine = Engine(model, options)
         before = count_affine(engine.net)
         engine.run()
-        return model, Report(before, count_affine(engine.net), engine.records, external_data=external)
+        ranges = engine.watched.changed() if engine.watched is not None else []
+        return model, Report(before, count_affine(engine.net), engine.records, ranges=ranges, external_data=external)
     except (ir.serde.SerdeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise _invalid(again(), error) from error
 
@@ -112,7 +119,7 @@ def _verified(
     while not report.verification.passed:
         error = report.verification.worst
         rule = _culprit(again, options, report, reference)
-        options = Options(options.skip | {rule}, options.keep, options.target)
+        options = replace(options, skip=options.skip | {rule})
         switched_off[rule] = error
         folded, report = _once(again, options)
         report.switched_off = switched_off

@@ -7,7 +7,9 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
+from .bench import Timing
 from .engine import Record
+from .ranges import WeightRange
 from .verify import Verification
 
 
@@ -23,6 +25,8 @@ class Report:
     not_verified: str = ""  # why there is no verification
     external_data: bool = False  # whether the model's weights are in files of their own
     switched_off: dict[str, float] = field(default_factory=dict)  # {rule: the error it made}
+    latency: list[Timing] = field(default_factory=list)  # of original and folded model, where benched
+    ranges: list[WeightRange] = field(default_factory=list)  # of the weights that changed, where asked for
 
     @property
     def folded(self) -> list[Record]:
@@ -36,7 +40,16 @@ class Report:
         plain = asdict(self)
         if self.verification is not None:
             plain["verification"]["passed"] = self.verification.passed
+        for told, weight in zip(plain["ranges"], self.ranges, strict=True):
+            told |= {"spread_before": weight.spread_before, "spread_after": weight.spread_after}
+        plain["latency"] = [{"model": t.model, "minimum": t.minimum, "median": t.median} for t in self.latency]
         return json.dumps(plain, indent=1, default=float)
+
+    def to_html(self, name: str = "model") -> str:
+        """One page that needs nothing else: counts, errors, every operation, ranges of weights.  Wants jinja2."""
+        from .page import page
+
+        return page(self, name)
 
     def table(self, width: int = 110) -> str:
         """One line per operation, and the counts; what is kept says why."""
@@ -67,6 +80,9 @@ class Report:
             )
         else:
             lines.append(f"not verified: {self.not_verified or 'not asked for'}")
+        if self.latency:
+            told = ", ".join(f"{1e3 * t.minimum:.3f} ms (median {1e3 * t.median:.3f})" for t in self.latency)
+            lines.append(f"latency in ONNX Runtime, one thread, before and after: {told}")
         return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from .constants import is_float
 from .net import FLOATS, numpy_type
+from .save import ModelError
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 Outputs = list[np.ndarray[Any, Any]]
@@ -101,6 +102,15 @@ def random_inputs(model: onnx.ModelProto, unknown: int = 2, seed: int = 0) -> di
         else:
             raise CannotRun(f"input {value.name!r} is of type {dtype}")
     return made
+
+
+def read_feeds(path: str) -> Feeds:
+    """One array per input, by name, from a .npz file."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not a readable .npz file: {error}") from error
 
 
 def double(feeds: Feeds) -> dict[str, np.ndarray[Any, Any]]:

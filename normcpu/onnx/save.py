@@ -110,6 +110,16 @@ def copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
         raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
+    target = Path(path).absolute()
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            Path(folder, target.name).write_text(text, encoding="utf-8")
+            os.replace(Path(folder, target.name), target)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def _same(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
     return os.path.exists(b) and os.path.samefile(a, b)
 

@@ -54,6 +54,18 @@ class Verification:
     def worst(self) -> float:
         return max((o.error for o in self.outputs), default=0.0)
 
+    def table(self) -> str:
+        """One line per output."""
+        from tabulate import tabulate
+
+        rows = [
+            [o.name, f"{o.error:.2e}", f"{o.own:.2e}", f"{o.bound:.2e}", "ok" if o.passed else "WORSE"]
+            for o in self.outputs
+        ]
+        head = ["output", "error", "original's own", "bound", ""]
+        told = f"both ran in {self.runtime}; errors are relative to the largest value, against {self.reference}"
+        return f"{tabulate(rows, head, 'simple', disable_numparse=True)}\n\n{told}"
+
 
 class Reference:
     """The unfolded model's inputs, outputs and error, computed once for all that is compared with it."""
