@@ -88,7 +88,7 @@ class Engine:
         self.kept = {}
         seen: set[ir.Node] = set()
         for node in list(self.net.nodes()):
-            if node.graph is None or node in seen:
+            if node.graph is None or node in seen or not any(y.uses() or y.is_graph_output() for y in node.outputs):
                 continue
             if node.op_type in norms.NORMS:
                 progress |= self._norm(node)
