@@ -7,11 +7,6 @@
 /* Elements of a box: small enough to stay in L2 when packed, large enough to hide the call. */
 enum { BOX = 32768, NEAR = 16384 }; /* bytes: parameters that stay in the fastest cache beside the data */
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
-static size_t real_size(ncpu_dtype dtype) { return dtype == NCPU_F64 ? 8 : 4; }
-static size_t padded(size_t c) { return (c + NCPU_PAD - 1) / NCPU_PAD * NCPU_PAD; }
-
 static ncpu_status check_epilogue(ncpu_dtype dtype, const ncpu_epilogue *e)
 {
     const int transcendental = e->activation >= NCPU_SILU && e->activation <= NCPU_TANH;
@@ -40,28 +35,28 @@ ncpu_status ncpu_plan_application(ncpu_application *a, const ncpu_kernels *kerne
     a->mask_row = (ptrdiff_t)divide_up(row, 8);
     const double bytes = (double)view->n * (double)view->c * (double)view->s * (double)(a->x.size + a->y.size);
     a->stream = a->y.direct && y->data != x->data && !a->epilogue.mask && ncpu_leaves_caches(bytes);
-    a->in_order = bytes > (double)ncpu_cache_bytes(2) && 3 * view->c * real_size(x->dtype) <= NEAR;
+    a->in_order = bytes > (double)ncpu_cache_bytes(2) && 3 * view->c * ncpu_real_size(x->dtype) <= NEAR;
     if (view->cols) a->widened = ncpu_rows_beside(view->c);
     return status;
 }
 
 void ncpu_take_coefficients(ncpu_application *a, ncpu_arena *arena)
 {
-    const size_t bytes = padded(a->view->c * a->widened + NCPU_WRAP) * real_size(a->dtype);
+    const size_t bytes = ncpu_padded(a->view->c * a->widened + NCPU_WRAP) * ncpu_real_size(a->dtype);
     ncpu_coefficients *k = &a->coefficients;
     k->center = ncpu_take(arena, bytes), k->scale = ncpu_take(arena, bytes), k->shift = ncpu_take(arena, bytes);
-    k->outside = ncpu_take(arena, padded(a->view->c));
+    k->outside = ncpu_take(arena, ncpu_padded(a->view->c));
 }
 
 static const void *real_at(const void *reals, size_t j, ncpu_dtype dtype)
 {
-    return reals ? (const char *)reals + j * real_size(dtype) : NULL;
+    return reals ? (const char *)reals + j * ncpu_real_size(dtype) : NULL;
 }
 
 void ncpu_fill_coefficients(ncpu_application *a, size_t from, size_t to)
 {
     ncpu_coefficients *k = &a->coefficients;
-    const size_t at = from * real_size(a->dtype);
+    const size_t at = from * ncpu_real_size(a->dtype);
     a->kernels->set[a->dtype].coefficients(
         to - from, k->mean + from, k->mean_tail ? k->mean_tail + from : NULL, k->var + from, k->eps,
         real_at(k->weight, from, a->dtype), real_at(k->bias, from, a->dtype), (char *)k->center + at,
@@ -70,7 +65,7 @@ void ncpu_fill_coefficients(ncpu_application *a, size_t from, size_t to)
 
 void ncpu_widen_coefficients(ncpu_application *a)
 {
-    const size_t c = a->view->c, size = real_size(a->dtype), more = c * (a->widened - 1) + NCPU_WRAP;
+    const size_t c = a->view->c, size = ncpu_real_size(a->dtype), more = c * (a->widened - 1) + NCPU_WRAP;
     void *arrays[] = {a->coefficients.center, a->coefficients.scale, a->coefficients.shift};
     a->coefficients.any_outside = memchr(a->coefficients.outside, 1, c) != NULL;
     for (size_t i = 0; i < 3 && a->view->cols; i++) ncpu_repeat(arrays[i], size, c, more);

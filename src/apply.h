@@ -3,8 +3,8 @@
 #ifndef NCPU_APPLY_H
 #define NCPU_APPLY_H
 
-#include "kernels.h"
 #include "memory.h"
+#include "sizes.h"
 #include "team.h"
 #include "view.h"
 

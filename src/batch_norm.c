@@ -7,9 +7,6 @@
 #include "apply.h"
 #include "measure.h"
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
-
 static double real(const void *reals, size_t j, ncpu_dtype dtype)
 {
     return dtype == NCPU_F64 ? ((const double *)reals)[j] : (double)((const float *)reals)[j];

@@ -5,9 +5,6 @@
 
 #include "gradient.h"
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
-
 enum { BOX = 32768, NEAR = 16384 }; /* as in apply.c */
 
 /* Boxes of rows (cols), or of channels of one sample or a piece of a long run (runs), whatever the statistics' boxes were. */

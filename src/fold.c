@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-#include "kernels.h"
 #include "memory.h"
+#include "sizes.h"
 #include "team.h"
 #include "view.h"
 
@@ -13,10 +13,6 @@ enum { BOX = 32768,     /* elements: as in apply.c */
        AHEAD = 16384,   /* bytes: the hardware does not see through rows side by side */
        SHORT_RUN = 64,  /* elements that a row's own costs are not worth: see join_runs */
        FEW_ROWS = 4 };  /* the kernels take as many at a time */
-
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
-static size_t padded(size_t c) { return (c + NCPU_PAD - 1) / NCPU_PAD * NCPU_PAD; }
 
 typedef struct {
     ptrdiff_t shape[NCPU_MAX_NDIM], strides[NCPU_MAX_NDIM];
@@ -115,14 +111,14 @@ static void scale_task(void *context, ptrdiff_t task)
     for (size_t i = from; i < to; i++) {
         if ((i - from) % 16 == 0 && ncpu_team_stopped(job->team)) return;
         const ncpu_box box = box_of(job, i);
-        scale_box(job, &box, job->peaks + t * padded(job->view.c), job->scratch + t * job->scratch_size);
+        scale_box(job, &box, job->peaks + t * ncpu_padded(job->view.c), job->scratch + t * job->scratch_size);
     }
 }
 
 /* One allocation: factors, peaks and scratch. */
 static void *take_memory(scaling *job, const double *factor)
 {
-    const size_t c = job->view.c, columns = padded(c), elements = job->channels * job->rows * job->len;
+    const size_t c = job->view.c, columns = ncpu_padded(c), elements = job->channels * job->rows * job->len;
     const size_t packs = (size_t)!job->x.direct + (size_t)(!job->look && !job->y.direct);
     job->scratch_size = divide_up(packs * elements * job->x.size, 64) * 64;
     const size_t reals = (1 + job->tasks) * columns * sizeof(double);
@@ -163,7 +159,7 @@ ncpu_status ncpu_scale_axis(const ncpu_array *x, int axis, const double *factor,
     const ncpu_status stopped = ncpu_team_end(&team);
     for (size_t i = 0; memory && i < job.tasks * job.view.c; i++) {
         const size_t column = i % job.view.c;
-        const double found = job.peaks[i / job.view.c * padded(job.view.c) + column];
+        const double found = job.peaks[i / job.view.c * ncpu_padded(job.view.c) + column];
         double *largest = peak + column / job.repeats;
         if (found > *largest || found != found) *largest = found;
     }

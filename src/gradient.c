@@ -5,7 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static void *at(const void *reals, size_t j, size_t size) { return reals ? (char *)reals + j * size : NULL; }
 
 /* ---- A box as tiles ---- */

@@ -37,8 +37,6 @@ typedef struct {
     ncpu_team *team;
 } ncpu_gradient;
 
-static inline size_t ncpu_real_size(ncpu_dtype dtype) { return dtype == NCPU_F64 ? 8 : 4; }
-
 /* Scratch of a task: that of the sums in front, then the packed tiles of a box of so many elements. */
 size_t ncpu_gradient_sums_scratch(const ncpu_gradient *g);
 size_t ncpu_gradient_pack(const ncpu_gradient *g, size_t elements);

@@ -11,9 +11,6 @@ enum { COLS_ROWS = 512, COLS_ROWS_F64 = 256 }; /* rows of a block of cols: doubl
 enum { LEAST_CHUNK = 16, MOST_CHUNKS = 64 };
 enum { LEAST_GROUP = 32768 }; /* bytes: about the fastest cache, and enough to hide the calls */
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
-
 void ncpu_plan_measurement(ncpu_measurement *m, const ncpu_kernels *kernels, const ncpu_view *view,
                            const ncpu_operand *x, ncpu_dtype dtype, size_t width)
 {

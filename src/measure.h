@@ -9,7 +9,7 @@
 #ifndef NCPU_MEASURE_H
 #define NCPU_MEASURE_H
 
-#include "kernels.h"
+#include "sizes.h"
 #include "team.h"
 #include "view.h"
 
@@ -48,7 +48,6 @@ size_t ncpu_channels_together(const ncpu_view *view, size_t size, int direct, si
 /* All channels, on the team: total must have room for the padded number of channels. */
 ncpu_status ncpu_measure(ncpu_measurement *m, const ncpu_moments_state *total, ncpu_team *team);
 
-static inline size_t ncpu_padded(size_t c) { return (c + NCPU_PAD - 1) / NCPU_PAD * NCPU_PAD; }
 static inline ncpu_moments_state ncpu_state_at(const ncpu_moments_state *s, size_t j)
 {
     return (ncpu_moments_state){s->mean + j, s->mean_tail + j, s->m2 + j, s->m2_tail + j};

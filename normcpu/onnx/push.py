@@ -55,41 +55,37 @@ class Plan:
             act()
 
 
-Backward = Callable[["Mover", ir.Node, int, Affine], Plan]  # (mover, node, output, what the output shall become)
-Forward = Callable[["Mover", ir.Node, int, Affine], Plan]  # (mover, node, input, what the input no longer is)
+# (mover, node, output, what the output shall become), or (mover, node, input, what the input no longer is)
+Act = Callable[["Mover", ir.Node, int, Affine], Plan]
 
 
 class Rule(NamedTuple):
     name: str
-    act: Callable[[Mover, ir.Node, int, Affine], Plan]
+    act: Act
 
 
 BACKWARD: dict[str, Rule] = {}
 FORWARD: dict[str, Rule] = {}
 
 
-def backward(name: str, *op_types: str) -> Callable[[Backward], Backward]:
+def _enter(table: dict[str, Rule], name: str, op_types: tuple[str, ...]) -> Callable[[Act], Act]:
+    def enter(act: Act) -> Act:
+        for op_type in op_types:
+            assert op_type not in table
+            table[op_type] = Rule(name, act)
+        return act
+
+    return enter
+
+
+def backward(name: str, *op_types: str) -> Callable[[Act], Act]:
     """Enters a function into the table: how an affine on an output of these operations goes to their inputs."""
-
-    def enter(act: Backward) -> Backward:
-        for op_type in op_types:
-            assert op_type not in BACKWARD
-            BACKWARD[op_type] = Rule(name, act)
-        return act
-
-    return enter
+    return _enter(BACKWARD, name, op_types)
 
 
-def forward(name: str, *op_types: str) -> Callable[[Forward], Forward]:
+def forward(name: str, *op_types: str) -> Callable[[Act], Act]:
     """Enters a function into the table: how an affine on an input of these operations goes to their outputs."""
-
-    def enter(act: Forward) -> Forward:
-        for op_type in op_types:
-            assert op_type not in FORWARD
-            FORWARD[op_type] = Rule(name, act)
-        return act
-
-    return enter
+    return _enter(FORWARD, name, op_types)
 
 
 class Mover:
