@@ -18,22 +18,17 @@ class IncompatibleKeys(NamedTuple):
     unexpected_keys: list[str]
 
 
-class BatchNormModule:
-    """The state of a batch normalization and its modes; torch.nn.Module's methods of the same names.
+class Module:
+    """The state of a layer and its modes; torch.nn.Module's methods of the same names.
 
     https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html
     """
 
-    weight: Array | None
-    bias: Array | None
-    running_mean: Array | None
-    running_var: Array | None
-    num_batches_tracked: Array | None
+    weight: Array | None = None
+    bias: Array | None = None
 
     def __init__(self) -> None:
         self.training = True
-        self.frozen = False
-        self.skipped_updates = 0
         self.weight_grad: Array | None = None
         self.bias_grad: Array | None = None
         self.residual_grad: Array | None = None
@@ -54,43 +49,19 @@ class BatchNormModule:
         """Set evaluation mode."""
         return self.train(False)
 
-    def freeze(self) -> Self:
-        """Use the running statistics and leave them alone, whatever `train` says, until `unfreeze`.
-
-        weight and bias still get gradients in training mode.  Raises ValueError where there are no
-        statistics.
-        """
-        if self.running_mean is None or self.running_var is None:
-            raise ValueError(f"{self._name}.freeze: no running statistics (track_running_stats=False)")
-        self.frozen = True
-        return self
-
-    def unfreeze(self) -> Self:
-        """End `freeze`."""
-        self.frozen = False
-        return self
-
     def zero_grad(self) -> None:
         """Forget the gradients: weight_grad, bias_grad and residual_grad become None."""
         self.weight_grad = self.bias_grad = self.residual_grad = None
 
-    def reset_running_stats(self) -> None:
-        """running_mean 0, running_var 1 and num_batches_tracked 0, in place."""
-        for name, value in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
-            buffer = getattr(self, name)
-            if buffer is not None:
-                buffer[...] = value
-
     def reset_parameters(self) -> None:
-        """The running statistics as above, weight 1 and bias 0, in place."""
-        self.reset_running_stats()
+        """weight 1 and bias 0, in place."""
         if self.weight is not None:
             self.weight[...] = 1
         if self.bias is not None:
             self.bias[...] = 0
 
     def state_dict(self, prefix: str = "") -> dict[str, Array]:
-        """{prefix + name: copy} of weight, bias, running_mean, running_var, num_batches_tracked; no None.
+        """{prefix + name: copy} of parameters and buffers that are not None.
 
         To keep it: np.savez(path, **state) or safetensors.numpy.save_file(state, path).  For another
         framework's names: `convert_state`.
@@ -142,12 +113,53 @@ class BatchNormModule:
         return IncompatibleKeys(missing, unexpected)
 
     def _entries(self) -> dict[str, Array]:
-        arrays = {name: getattr(self, name) for name in PARAMETERS}
+        arrays = {name: getattr(self, name, None) for name in PARAMETERS}
         return {name: array for name, array in arrays.items() if array is not None}
 
     def __getstate__(self) -> dict[str, Any]:
         # What forward kept for backward holds the whole input: neither pickled nor copied.
         return self.__dict__ | {"_saved": None}
+
+
+class BatchNormModule(Module):
+    """A layer with running statistics."""
+
+    running_mean: Array | None
+    running_var: Array | None
+    num_batches_tracked: Array | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = False
+        self.skipped_updates = 0
+
+    def freeze(self) -> Self:
+        """Use the running statistics and leave them alone, whatever `train` says, until `unfreeze`.
+
+        weight and bias still get gradients in training mode.  Raises ValueError where there are no
+        statistics.
+        """
+        if self.running_mean is None or self.running_var is None:
+            raise ValueError(f"{self._name}.freeze: no running statistics (track_running_stats=False)")
+        self.frozen = True
+        return self
+
+    def unfreeze(self) -> Self:
+        """End `freeze`."""
+        self.frozen = False
+        return self
+
+    def reset_running_stats(self) -> None:
+        """running_mean 0, running_var 1 and num_batches_tracked 0, in place."""
+        for name, value in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
+            buffer = getattr(self, name)
+            if buffer is not None:
+                buffer[...] = value
+
+    def reset_parameters(self) -> None:
+        """The running statistics as above, weight 1 and bias 0, in place."""
+        self.reset_running_stats()
+        super().reset_parameters()
 
 
 def _version(state_dict: StateSource, prefix: str) -> int:

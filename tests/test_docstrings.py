@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from peers import peer
 
@@ -23,7 +24,7 @@ MODULES = [info.name for info in pkgutil.walk_packages(normcpu.__path__, "normcp
 def test_examples(name: str) -> None:
     for needed in ("onnx", "onnx_ir") if name.startswith("normcpu.onnx") else ():
         peer(needed)
-    assert doctest.testmod(importlib.import_module(name)).failed == 0
+    assert doctest.testmod(importlib.import_module(name), extraglobs={"np": np}).failed == 0
 
 
 def test_every_function_has_an_example() -> None:

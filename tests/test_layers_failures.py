@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from layer_cases import buffers, draw, with_parameters
 
-from normcpu import layers
-from normcpu.layers import BatchNorm1d, BatchNorm2d
+from normcpu.layers import BatchNorm1d, BatchNorm2d, batch
 
 
 def overflowing(shape):
@@ -46,7 +45,7 @@ def test_a_step_that_fails_leaves_the_buffers_bit_for_bit(case, momentum):
 def test_an_interrupt_at_any_point_leaves_the_buffers_bit_for_bit(monkeypatch, after):
     layer, x = BatchNorm1d(3), draw((8, 3))
     layer(x)
-    before, whole = buffers(layer), layers.batch_norm
+    before, whole = buffers(layer), batch.batch_norm
 
     class Interrupted:
         def __init__(self, result):
@@ -64,7 +63,7 @@ def test_an_interrupt_at_any_point_leaves_the_buffers_bit_for_bit(monkeypatch, a
             raise KeyboardInterrupt
         return Interrupted(result)
 
-    monkeypatch.setattr(layers, "batch_norm", interrupted)
+    monkeypatch.setattr(batch, "batch_norm", interrupted)
     with pytest.raises(KeyboardInterrupt):
         layer(x)
     assert buffers(layer) == before

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from ._arrays import as_int, as_number
-from ._module import BatchNormModule
-from ._types import Activation, Array, NonFinite, Readable, SingleValue
-from .conventions import Convention, get_convention
-from .functional import batch_norm, batch_norm_backward
+from .._arrays import as_int, as_number
+from .._module import BatchNormModule
+from .._types import Activation, Array, NonFinite, Readable, SingleValue
+from ..conventions import Convention, get_convention
+from ..functional import batch_norm, batch_norm_backward
 
 # The options PyTorch does not have: shown by repr where they are not these.
 _OURS = {

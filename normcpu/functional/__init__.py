@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Normalization as functions of arrays; names and order of arguments are torch.nn.functional's.
+
+    x           float32, float64, float16 or bfloat16 (ml_dtypes), any strides: a NumPy array, or an object in the CPU's
+                memory with the buffer protocol, __array__ or DLPack, which is read where it lies
+    parameters  weight, bias and the like, (c) with c = x.shape[channel_axis]: any float dtype, or a list of numbers;
+                computed with in float32, for float64 x in float64
+    activation  after everything else: None, "relu", "relu6", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid",
+                "tanh" or "hardswish"; for float64 x None, "relu", "relu6", "leaky_relu" or "hardswish"
+    residual    of the shape and dtype of x, added before the activation
+    out         an ndarray for the result, of any strides; it may be x or residual itself, but not overlap it otherwise.
+                What is in it after an exception is undefined
+
+Results are new ndarrays with the layout of x.  Ctrl-C stops a long call within 100 ms.
+TypeError: not an array, or a dtype that is not as above.  ValueError: shapes, values and overlaps.
+"""
+
+from .affine import scale_shift
+from .batch import batch_norm, batch_norm_backward
+
+__all__ = ["batch_norm", "batch_norm_backward", "scale_shift"]

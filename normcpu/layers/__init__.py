@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The functions as objects that hold parameters, with PyTorch's constructors and state_dict keys."""
+
+from .batch import BatchNorm1d, BatchNorm2d, BatchNorm3d
+
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
