@@ -11,6 +11,8 @@ enum { COLS_ROWS = 512, COLS_ROWS_F64 = 256 }; /* rows of a block of cols: doubl
 enum { LEAST_CHUNK = 16, MOST_CHUNKS = 64 };
 enum { LEAST_GROUP = 32768 }; /* bytes: about the fastest cache, and enough to hide the calls */
 
+static size_t cols_rows(ncpu_dtype dtype) { return dtype == NCPU_F64 ? COLS_ROWS_F64 : COLS_ROWS; }
+
 void ncpu_plan_measurement(ncpu_measurement *m, const ncpu_kernels *kernels, const ncpu_view *view,
                            const ncpu_operand *x, ncpu_dtype dtype, size_t width)
 {
@@ -18,7 +20,7 @@ void ncpu_plan_measurement(ncpu_measurement *m, const ncpu_kernels *kernels, con
     m->count = view->n * view->s;
     m->widened = 1;
     if (view->cols) {
-        m->rows = dtype == NCPU_F64 ? COLS_ROWS_F64 : COLS_ROWS, m->len = view->c;
+        m->rows = cols_rows(dtype), m->len = view->c;
         m->blocks = divide_up(view->n, m->rows);
         m->widened = dtype == NCPU_F64 ? 1 : ncpu_rows_beside(view->c); /* folding doubles would round them again */
     } else if (view->s > NCPU_BLOCK) {
@@ -226,6 +228,13 @@ size_t ncpu_channels_together(const ncpu_view *view, size_t size, int direct, si
     const size_t most = least(budget / channel ? budget / channel : 1, divide_up(view->c, threads));
     const size_t groups = divide_up(divide_up(view->c, most), threads) * threads;
     return divide_up(view->c, groups);
+}
+
+size_t ncpu_columns_together(const ncpu_view *view, ncpu_dtype dtype, size_t threads)
+{
+    /* Few channels are laid side by side, which a strip of them could not be. */
+    if (threads == 1 || view->c < NCPU_WRAP * threads || divide_up(view->n, cols_rows(dtype)) >= 8 * threads) return view->c;
+    return ncpu_padded(divide_up(view->c, threads));
 }
 
 typedef struct {

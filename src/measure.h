@@ -45,6 +45,9 @@ void ncpu_measure_chunk(const ncpu_measurement *m, size_t channel, size_t channe
  * a copy. */
 size_t ncpu_channels_together(const ncpu_view *view, size_t size, int direct, size_t threads);
 
+/* How many channels of cols: all of them, which is the order of memory, unless the rows are too few for the threads. */
+size_t ncpu_columns_together(const ncpu_view *view, ncpu_dtype dtype, size_t threads);
+
 /* All channels, on the team: total must have room for the padded number of channels. */
 ncpu_status ncpu_measure(ncpu_measurement *m, const ncpu_moments_state *total, ncpu_team *team);
 
