@@ -161,7 +161,7 @@ ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, 
     g.team = &team;
     const int direct = g.x.direct && g.dy.direct && (!y || g.y.direct) && (!dx || g.dx.direct)
                        && (!dresidual || g.dresidual.direct);
-    ncpu_plan_measurement(&g.m, g.kernels, &view, &g.x, x->dtype,
+    ncpu_plan_measurement(&g.m, g.kernels, &view, &g.x, x->dtype, BOX,
                           view.cols ? ncpu_columns_together(&view, x->dtype, (size_t)team.threads)
                                     : ncpu_channels_together(&view, 2 * g.x.size, direct, (size_t)team.threads));
     g.width = g.m.width, g.groups = divide_up(view.c, g.width);

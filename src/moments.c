@@ -44,7 +44,7 @@ static ncpu_status measure_array(const ncpu_array *x, int axis, const ncpu_momen
     if (!status) status = ncpu_operand_of(x, x, &view, &operand);
     if (status) return status;
     const size_t threads = (size_t)team->threads;
-    ncpu_plan_measurement(&m, ncpu_kernels_in_use(), &view, &operand, x->dtype,
+    ncpu_plan_measurement(&m, ncpu_kernels_in_use(), &view, &operand, x->dtype, NCPU_BLOCK,
                           view.cols ? ncpu_columns_together(&view, x->dtype, threads)
                                     : ncpu_channels_together(&view, operand.size, operand.direct, threads));
     return ncpu_measure(&m, result, team);
