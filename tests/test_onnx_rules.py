@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx_cases import FOLDED, KEPT, Case, build
+from onnx_cases import AGGRESSIVE, AGGRESSIVE_KEPT, FOLDED, KEPT, Case, build
 from peers import peer
 
 pytestmark = pytest.mark.peers
@@ -47,9 +48,14 @@ def fold(tools: Any, case: Case, **options: Any) -> tuple[Any, Any, Any]:
 
 @pytest.mark.parametrize("case", FOLDED, ids=lambda c: c.name)
 def test_folds(tools: Any, case: Case) -> None:
+    model, folded, report = fold(tools, case)
+    right(case, model, folded, report)
+
+
+def right(case: Case, model: Any, folded: Any, report: Any) -> None:
+    """The counts, the rules and the outputs are those of the case."""
     from normcpu.onnx.run import random_inputs
 
-    model, folded, report = fold(tools, case)
     assert (report.before, report.after) == (case.before, case.after), report.table()
     used = {rule for record in report.folded for rule in record.rules}
     assert used >= set(case.rules.split()), used
@@ -61,11 +67,60 @@ def test_folds(tools: Any, case: Case) -> None:
         assert np.abs(got - want).max() <= TOLERANCE * np.abs(want).max(), name
 
 
+@pytest.mark.parametrize("case", AGGRESSIVE, ids=lambda c: c.name)
+def test_aggressive_rules(tools: Any, case: Case) -> None:
+    """Only where asked for, as a whole or by name."""
+    model, folded, report = fold(tools, case, aggressive=True)
+    right(case, model, folded, report)
+    used = {rule for record in report.folded for rule in record.rules}
+    assert used & tools.AGGRESSIVE
+    _, _, default = fold(tools, case)
+    assert not tools.AGGRESSIVE & {rule for record in default.folded for rule in record.rules}
+    _, _, named = fold(tools, case, only=sorted(used | {"N7"}))
+    assert named.after == case.after
+    _, _, without = fold(tools, case, aggressive=True, skip=sorted(tools.AGGRESSIVE))
+    assert without.to_json() == default.to_json()
+
+
+ADDED = {  # {case: operations, parameters that the aggressive rules add}
+    "one value of padding for all channels": (1, 0),
+    "a map behind": (1, 4 * 3 * 4),
+    "a map behind, joined with an Add": (0, 4 * 6 * 6 - 4),
+    "a channel of ones": (1, 3 * 9),
+    "1x1, then 3x3": (-1, 3 * 4 * 9 - (16 * 4 + 16 + 3 * 16 * 9)),
+    "LayerNorm of a Linear": (0, -8),
+    "LayerNorm spelled out": (-2, 0),
+    "a residual stream": (0, -16),
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_aggressive_rules_say_what_they_add(tools: Any, name: str) -> None:
+    case = next(c for c in AGGRESSIVE if c.name == name)
+    _, _, report = fold(tools, case, aggressive=True)
+    operations, parameters = ADDED[name]
+    assert report.added == {"operations": operations, "parameters": parameters}
+    assert json.loads(report.to_json())["added"] == report.added
+    assert f"aggressive rules: {operations:+d} operations, {parameters:+d} parameters" in report.summary()
+    told = " ".join(str(step) for record in report.folded for step in record.steps)
+    assert all(f"{n:+d} {what}" in told for what, n in (("op", operations), ("param", parameters)) if n)
+
+
 @pytest.mark.parametrize("case", KEPT, ids=lambda c: c.name)
 def test_keeps(tools: Any, case: Case) -> None:
+    stays(tools, case)
+
+
+@pytest.mark.parametrize("case", AGGRESSIVE_KEPT, ids=lambda c: c.name)
+def test_aggressive_rules_keep(tools: Any, case: Case) -> None:
+    stays(tools, case, aggressive=True)
+
+
+def stays(tools: Any, case: Case, **options: Any) -> None:
+    """Nothing is changed, and the reason is that of the case."""
     import onnx_ir
 
-    model, folded, report = fold(tools, case)
+    model, folded, report = fold(tools, case, **options)
     assert (report.before, report.after) == (case.before, case.after)
     assert not report.folded, report.table()
     assert any(case.rules in record.reason for record in report.kept), report.table()

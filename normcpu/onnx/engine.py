@@ -4,44 +4,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
-from . import blocks, conv, einsum, matmul, move, norms, parts, pointwise, pool  # noqa: F401  (they enter their rules)
+# They enter their rules: padded those that are tried after conv's.
+from . import blocks, conv, einsum, matmul, move, norms, padded, parts, pointwise, pool  # noqa: F401
 from .affine import Refused
 from .branches import merge_branches
+from .centre import centre_streams
 from .compose import compose_norms
 from .metadata import add_properties, weight_and_bias
 from .net import Net, title
 from .norms import read_norm, reset_norm
 from .prepare import fold_preparations
-from .push import BACKWARD, FORWARD, Mover, Plan, Step
+from .push import BACKWARD, FORWARD, Mover, Plan, Record, Step
 from .ranges import Watched
 from .read import Chain, composites, is_bias, masked_attention, read
 from .spell import respell, spelled
+from .successive import merge_successive
 
-RULES = frozenset(rule.name for table in (BACKWARD, FORWARD) for rule in table.values()) | {
+AGGRESSIVE = frozenset({"F2c", "F2d", "F2e", "N4", "N5", "R3"})  # they add to the model, and are off by default
+RULES = frozenset(rule.name for table in (BACKWARD, FORWARD) for rules in table.values() for rule in rules) | {
     "N1", "N2", "N3", "N6", "N7", "P1", "R1", "R2", "S1", "S2", "X1",
-}  # fmt: skip
+} | AGGRESSIVE  # fmt: skip
 LONGEST_PART = 8  # nodes; chains are rarely longer, and each part is tried
 OPSETS = range(7, 29)  # whose operations these rules were written for
-
-
-@dataclass
-class Record:
-    """What became of one affine operation, for the report."""
-
-    node: str
-    op_type: str
-    outcome: str  # "folded", "merged" or "kept"
-    steps: list[Step] = field(default_factory=list)
-    reason: str = ""
-
-    @property
-    def rules(self) -> list[str]:
-        return list(dict.fromkeys(s.rule for s in self.steps))
 
 
 @dataclass
@@ -75,7 +64,7 @@ class Engine:
         if self.net.opset not in OPSETS:
             self.records.append(Record("model", "", "kept", [], f"opset {self.net.opset} is not one that is known"))
             return
-        while self._round():
+        while self._round() or self._rewrite():
             self.changed = True
         self.kept |= {node: f"it {why}" for node, why in self.left.items()}
         self.records += [Record(title(n), n.op_type, "kept", [], why) for n, why in self.kept.items()]
@@ -99,6 +88,15 @@ class Engine:
                 progress |= self._site(chain)
         progress |= bool(merge_branches(self.net, self.options.skip, self.frozen, self.records))
         return progress
+
+    def _rewrite(self) -> bool:
+        """R3, N4, N5: what is no affine, after all affines."""
+        done = False
+        if "R3" not in self.options.skip:
+            done = merge_successive(self.net, self.frozen, self.kept, self.records)
+        if not self.options.skip >= {"N4", "N5"}:
+            done |= centre_streams(self.net, self.options.skip, self.frozen, self.kept, self.records)
+        return done
 
     def _chain(self, node: ir.Node) -> Chain | None:
         """The chain that begins at `node`; None where it is not affine or stays what it is."""
