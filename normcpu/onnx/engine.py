@@ -21,7 +21,7 @@ from .norms import read_norm, reset_norm
 from .prepare import fold_preparations
 from .push import BACKWARD, FORWARD, Mover, Plan, Record, Step
 from .ranges import Watched
-from .read import Chain, composites, is_bias, masked_attention, read
+from .read import Chain, composites, is_bias, masked_attention, outer_product, read
 from .spell import respell, spelled
 from .successive import merge_successive
 
@@ -73,21 +73,22 @@ class Engine:
             add_properties(self.net.model, self.batch_norms)
 
     def _round(self) -> bool:
-        progress = False
+        """Whether anything went anywhere."""
+        before = len(self.records)
         self.kept = {}
         seen: set[ir.Node] = set()
         for node in list(self.net.nodes()):
             if node.graph is None or node in seen or not any(y.uses() or y.is_graph_output() for y in node.outputs):
                 continue
             if node.op_type in norms.NORMS:
-                progress |= self._norm(node)
+                self._norm(node)
                 continue
             chain = self._chain(node)
             if chain is not None:
                 seen.update(chain.nodes)
-                progress |= self._site(chain)
-        progress |= bool(merge_branches(self.net, self.options.skip, self.frozen, self.records))
-        return progress
+                self._site(chain)
+        merge_branches(self.net, self.options.skip, self.frozen, self.records)
+        return len(self.records) > before
 
     def _rewrite(self) -> bool:
         """R3, N4, N5: what is no affine, after all affines."""
@@ -105,7 +106,8 @@ class Engine:
         try:
             reading = read(self.net, node)
         except Refused as refused:
-            self.kept[node] = str(refused)
+            if not self._outer(node):
+                self.kept[node] = str(refused)
             return None
         if reading is None:
             return None
@@ -147,6 +149,14 @@ class Engine:
         for node in chain.nodes:
             self.kept[node] = f"backwards: {reasons[0]}; forwards: {reasons[1]}"
         return False
+
+    def _outer(self, node: ir.Node) -> bool:
+        """What broadcasts its operand goes forwards alone."""
+        try:
+            reading = outer_product(self.net, node)
+        except Refused:
+            return False
+        return reading is not None and self._try(self._forward, Chain([node], reading.at, reading.affine), [])
 
     def _part(self, chain: Chain, nodes: list[ir.Node]) -> Chain | None:
         """The chain of some of a chain's nodes."""
