@@ -22,6 +22,12 @@ def tools() -> Any:
     return peer("normcpu.onnx")
 
 
+def random_inputs(model: Any) -> dict[str, np.ndarray]:
+    from normcpu.onnx import run
+
+    return run.random_inputs(model)
+
+
 def outputs(model: Any, feeds: dict[str, np.ndarray], reference: bool) -> list[np.ndarray]:
     """In float64, with the weights as they are."""
     import onnx.reference
@@ -54,8 +60,6 @@ def test_folds(tools: Any, case: Case) -> None:
 
 def right(case: Case, model: Any, folded: Any, report: Any) -> None:
     """The counts, the rules and the outputs are those of the case."""
-    from normcpu.onnx.run import random_inputs
-
     assert (report.before, report.after) == (case.before, case.after), report.table()
     used = {rule for record in report.folded for rule in record.rules}
     assert used >= set(case.rules.split()), used
@@ -140,3 +144,76 @@ def test_nodes_that_are_to_be_kept(tools: Any) -> None:
     _, _, report = fold(tools, case, keep=["n1"])
     assert report.after == 1
     assert report.kept[0].reason == "it is to be kept"
+
+
+GELU = """h = MatMul(x, W[6,8])
+  two = Constant<value_float=1.41421356>()
+  a = Div(h, two)
+  e = Erf(a)
+  one = Constant<value_float=1.0>()
+  p = Add(e, one)
+  q = Mul(h, p)
+  half = Constant<value_float=0.5>()
+  g = Mul(q, half)
+  y = MatMul(g, W2[8,3])"""
+TANH = """h = MatMul(x, W[6,8])
+  three = Constant<value_float=3.0>()
+  c = Pow(h, three)
+  k = Constant<value_float=0.044715>()
+  d = Mul(c, k)
+  s = Add(h, d)
+  r = Constant<value_float=0.7978845608>()
+  a = Mul(s, r)
+  e = Tanh(a)
+  one = Constant<value_float=1.0>()
+  p = Add(e, one)
+  half = Constant<value_float=0.5>()
+  z = Mul(half, h)
+  g = Mul(z, p)
+  y = MatMul(g, W2[8,3])"""
+SILU = """h = MatMul(x, W[6,8])
+  alpha = Constant<value_float=1.702>()
+  a = Mul(h, alpha)
+  s = Sigmoid(a)
+  g = Mul(h, s)
+  y = MatMul(g, W2[8,3])"""
+HARD_SWISH = """h = MatMul(x, W[6,8])
+  three = Constant<value_float=3.0>()
+  a = Add(h, three)
+  zero = Constant<value_float=0.0>()
+  six = Constant<value_float=6.0>()
+  c = Clip(a, zero, six)
+  m = Mul(h, c)
+  g = Div(m, six)
+  y = MatMul(g, W2[8,3])"""
+ATTENTION = """q = MatMul(x, W[6,8])
+  k0 = MatMul(x, W2[6,8])
+  k = Add(k0, B[8])
+  t = Transpose<perm=[0,2,1]>(k)
+  p = MatMul(q, t)
+  eight = Constant<value_float=2.828427>()
+  s = Div(p, eight)
+  m = Add(s, mask)
+  w = Softmax(m)
+  v = MatMul(x, W3[6,8])
+  y = MatMul(w, v)"""
+COMPOSITES = {  # {name: text, operations that fold for onnxruntime, for another}
+    "GELU": (GELU, [], ["Mul"]),
+    "GELU by tanh": (TANH, [], ["Mul"]),
+    "SiLU": (SILU, [], []),
+    "HardSwish": (HARD_SWISH, ["Div"], ["Div"]),
+    "attention with a mask": (ATTENTION, [], ["Add", "Div"]),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+@pytest.mark.parametrize("target", ["onnxruntime", "generic"])
+def test_composites_stay_whole_where_the_target_fuses_them(tools: Any, name: str, target: str) -> None:
+    body, *folds = COMPOSITES[name]
+    case = Case(name, "", 0, 0, body, "float[2,5,6] x" + ", float[5] mask" * ("mask" in body))
+    model, folded, report = fold(tools, case, target=target)
+    assert [record.op_type for record in report.folded] == folds[target == "generic"], report.table()
+    assert len(model.graph.node) - len(folded.graph.node) >= len(report.folded)
+    feeds = random_inputs(model)
+    want, got = (outputs(m, feeds, True)[0] for m in (model, folded))
+    assert np.abs(got - want).max() <= TOLERANCE * np.abs(want).max()

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 # They enter their rules: padded those that are tried after conv's.
-from . import blocks, conv, einsum, matmul, move, norms, padded, parts, pointwise, pool  # noqa: F401
+from . import attention, blocks, conv, einsum, matmul, move, norms, padded, parts, pointwise, pool  # noqa: F401
 from .affine import Refused
 from .branches import merge_branches
 from .centre import centre_streams
@@ -51,10 +51,11 @@ class Engine:
         fold_preparations(model, options.skip)
         self.net = Net(model)
         self.left = compose_norms(self.net, options.skip)  # affine, and to stay
-        if options.target == "onnxruntime":
-            self.left |= masked_attention(self.net)
+        fuses = options.target == "onnxruntime"
+        whole = masked_attention(self.net) if fuses else {}
+        self.left |= {n: why for n, why in whole.items() if n.op_type != "MatMul"}
         self.left |= {n: "is to be kept" for n in self.net.nodes() if title(n) in options.keep}
-        self.frozen = composites(self.net) | self.left
+        self.frozen = composites(self.net, gelu=fuses) | whole | self.left
         self.mover = Mover(self.net, options.skip, self.frozen)
         self.watched = Watched(self.net) if options.ranges else None
         self.batch_norms: list[dict[str, Any]] = []
@@ -101,12 +102,15 @@ class Engine:
 
     def _chain(self, node: ir.Node) -> Chain | None:
         """The chain that begins at `node`; None where it is not affine or stays what it is."""
-        if node in self.frozen or is_bias(self.net, node):
+        if node in self.frozen:
             return None
         try:
             reading = read(self.net, node)
+            if reading is not None and is_bias(self.net, node):
+                self._bias(Chain([node], reading.at, reading.affine))
+                return None
         except Refused as refused:
-            if not self._outer(node):
+            if not is_bias(self.net, node) and not self._outer(node):
                 self.kept[node] = str(refused)
             return None
         if reading is None:
@@ -149,6 +153,15 @@ class Engine:
         for node in chain.nodes:
             self.kept[node] = f"backwards: {reasons[0]}; forwards: {reasons[1]}"
         return False
+
+    def _bias(self, chain: Chain) -> None:
+        """D2.  The bias of a MatMul stays with it, but where attention has no use for it."""
+        try:
+            plan = self.mover.attempt(lambda: self._forward(chain))
+        except Refused:
+            return
+        if any(step.rule == "D2" for step in plan.steps):
+            self._commit(plan, chain)
 
     def _outer(self, node: ir.Node) -> bool:
         """What broadcasts its operand goes forwards alone."""

@@ -21,17 +21,17 @@ WIDTH = {ir.DataType.BFLOAT16: 0, ir.DataType.FLOAT16: 0, ir.DataType.FLOAT: 1, 
 
 @backward("B14", "Identity", "Dropout")
 def identity_backward(mover: Mover, node: ir.Node, output: int, affine: Affine) -> Plan:
-    _inference(mover.net, node)
+    inference(mover.net, node)
     return mover.step(node) + mover.pull(node, 0, affine)
 
 
 @forward("F4", "Identity", "Dropout")
 def identity_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> Plan:
-    _inference(mover.net, node)
+    inference(mover.net, node)
     return mover.step(node) + mover.push(node.outputs[0], affine)
 
 
-def _inference(net: Net, node: ir.Node) -> None:
+def inference(net: Net, node: ir.Node) -> None:
     """A Dropout that drops: training_mode (opset 12) not known to be false, or a mask that is read."""
     if node.op_type != "Dropout":
         return

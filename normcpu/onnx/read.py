@@ -173,11 +173,14 @@ def is_bias(net: Net, node: ir.Node) -> bool:
     )
 
 
-def composites(net: Net) -> dict[ir.Node, str]:
-    """{node: what it is part of}: constants of GELU and the epsilon of a norm, which mean nothing on their own."""
+def composites(net: Net, gelu: bool = True) -> dict[ir.Node, str]:
+    """{node: what it is part of}: constants of GELU and the epsilon of a norm, which mean nothing on their own.
+
+    Where no runtime makes one operation of a GELU, its 0.5 is a scale like any other.
+    """
     found: dict[ir.Node, str] = {}
     for node in net.nodes():
-        if node.op_type in ("Erf", "Tanh") and not node.domain:
+        if node.op_type in ("Erf", "Tanh") and not node.domain and gelu:
             _gelu(net, node, found)
         elif node.op_type == "Sqrt" and not node.domain:
             plus = _producer(node, 0)
@@ -187,8 +190,9 @@ def composites(net: Net) -> dict[ir.Node, str]:
 
 
 def masked_attention(net: Net) -> dict[ir.Node, str]:
-    """softmax(q k^T / c + mask), which ONNX Runtime's Attention takes as a whole, the scale with it."""
-    found = {}
+    """softmax(q k^T / c + mask) v, which ONNX Runtime's Attention takes as a whole, with the scale and all biases."""
+    why = "belongs to a masked attention that ONNX Runtime fuses as a whole"
+    found: dict[ir.Node, str] = {}
     for node in net.nodes():
         if node.op_type != "Softmax" or node.domain:
             continue
@@ -200,7 +204,7 @@ def masked_attention(net: Net) -> dict[ir.Node, str]:
             if scale is not None and scale.op_type in ("Mul", "Div") and _has_constant(net, scale):
                 product = _producer(scale, 0) or _producer(scale, 1)
                 if product is not None and product.op_type == "MatMul":
-                    found[scale] = "scales a masked attention that ONNX Runtime fuses as a whole"
+                    found |= dict.fromkeys([scale, *(n for n in _readers(node) if n.op_type == "MatMul")], why)
     return found
 
 
