@@ -276,9 +276,17 @@ def residual(b: Builder) -> None:
 def attention(b: Builder) -> None:
     x = b.pick(3)
     y = b.pick(3)
+    biased = b.rng.random(2) < 0.5
     keys = b.add("Transpose", y, perm=[0, 2, 1])
-    if keys:
-        b.add("MatMul", x, keys[0])
+    if biased[0]:
+        y = b.add("Add", y, b.normal(b.values[y].shape[-1]))[0]
+        keys = b.add("Transpose", y, perm=[0, 2, 1])
+    scores = b.add("MatMul", x, keys[0]) if keys else []
+    if scores and b.rng.random() < 0.7:
+        rows = b.add("Softmax", scores[0], axis=int(b.rng.choice([-1, -1, 1])))
+        v = b.add("MatMul", y, b.normal(b.values[y].shape[-1], 3))[0]
+        v = b.add("Add", v, b.normal(3))[0] if biased[1] else v
+        b.add("MatMul", rows[0], v)
 
 
 def unary(b: Builder) -> None:

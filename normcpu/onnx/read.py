@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from .affine import Affine, Refused
 from .constants import integer, is_float, real
-from .net import FLOATS, Net, title
+from .net import FLOATS, Net
 
 MATMULS = {"MatMul", "Einsum", "MatMulInteger"}
 ARITHMETIC = {"Mul", "Add", "Sub", "Div", "Neg"}
@@ -69,33 +69,6 @@ def arithmetic(net: Net, node: ir.Node) -> Reading | None:
     return Reading(index, Affine.of(rank, 1 / c).check_finite())
 
 
-def outer_product(net: Net, node: ir.Node) -> Reading | None:
-    """r * c, r the same along the axes of c: an affine of r once it is broadcast.  As in (x - mean) * (rsqrt * weight).
-
-    Only where what reads it has its size without it, from another operand.
-    """
-    if node.op_type != "Mul" or node.domain or net.dtype(node.outputs[0]) not in FLOATS:
-        return None
-    known = [net.constants.is_constant(i) for i in node.inputs]
-    c = net.constants.value(node.inputs[known.index(True)]) if known.count(True) == 1 else None
-    if c is None or not is_float(c.dtype) or not np.isfinite(c).all():
-        return None
-    y, index = node.outputs[0], known.index(False)
-    x, rank = node.inputs[index], net.rank(y)
-    assert x is not None
-    larger = {
-        k for k in range(1, rank + 1) if k > net.rank(x) or (k <= c.ndim and c.shape[-k] > 1)
-    }  # axes, from behind
-    for use in net.readers(y):
-        others = [i for k, i in enumerate(use.node.inputs) if k != use.at and i is not None]
-        if use.node.op_type not in ("Mul", "Div") or use.node.domain or len(others) != 1 or others[0] is y:
-            return None
-        here, there = net.shape(others[0]), net.shape(use.node.outputs[0])
-        if any(k > len(here) or here[-k] != there[-k] for k in larger):
-            return None
-    return Reading(index, Affine.of(rank, c))
-
-
 def batch_norm(net: Net, node: ir.Node) -> Affine:
     """(x - mean) / sqrt(var + eps) * weight + bias, per channel of axis 1.
 
@@ -140,28 +113,6 @@ def batch_norm(net: Net, node: ir.Node) -> Affine:
         raise Refused(f"its variance plus epsilon is 0 in channel {int(np.argmax(var + eps <= 0))}")
     s = scale / np.sqrt(var + eps)
     return Affine.along(len(shape), 1, s, bias - mean * s).check_finite()
-
-
-class Chain(NamedTuple):
-    """Nodes one after another, each the only reader of the one before, that together are one affine."""
-
-    nodes: list[ir.Node]
-    at: int  # the input of the first that is not constant
-    affine: Affine
-
-    @property
-    def x(self) -> ir.Value:
-        value = self.nodes[0].inputs[self.at]
-        assert value is not None
-        return value
-
-    @property
-    def y(self) -> ir.Value:
-        return self.nodes[-1].outputs[0]
-
-    @property
-    def title(self) -> str:
-        return " + ".join(title(n) for n in self.nodes)
 
 
 def is_bias(net: Net, node: ir.Node) -> bool:
