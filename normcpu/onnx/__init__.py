@@ -19,7 +19,8 @@ from .engine import RULES, Record
 from .fold import UnknownRule, fold
 from .report import Report
 from .run import CannotRun
-from .save import ModelError, load, save
+from .save import load, save
+from .valid import ModelError
 from .verify import Reference, Verification
 
 __all__ = [

@@ -149,7 +149,7 @@ class Constants:
         try:
             with np.errstate(all="ignore"):
                 made = OPERATIONS[node.op_type](node, *inputs)
-        except (ValueError, IndexError, TypeError, OverflowError, MemoryError, ZeroDivisionError):
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError):  # not valid
             return None
         return None if made is None or made.size > LARGEST else to_double(made)
 

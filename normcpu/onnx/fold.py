@@ -16,7 +16,8 @@ from .engine import RULES, Engine, Options
 from .net import without_weights
 from .report import Report
 from .run import CannotRun, Feeds
-from .save import PROTOBUF_LIMIT, ModelError, external_files, first_line, load, size
+from .save import PROTOBUF_LIMIT, external_files, first_line, load, size
+from .valid import ModelError, put_in_order
 from .verify import Reference
 
 Source: TypeAlias = onnx.ModelProto | ir.Model | str | os.PathLike[str]
@@ -81,13 +82,14 @@ def fold(
 def _once(again: Callable[[], ir.Model], options: Options) -> tuple[ir.Model, Report]:
     model = again()
     external = bool(external_files(model))
+    put_in_order(model)
     try:
         engine = Engine(model, options)
         before = count_affine(engine.net)
         engine.run()
         ranges = engine.watched.changed() if engine.watched is not None else []
         return model, Report(before, count_affine(engine.net), engine.records, ranges=ranges, external_data=external)
-    except (ir.serde.SerdeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # where nothing is wrong with the model it comes out as it is
         raise _invalid(again(), error) from error
 
 

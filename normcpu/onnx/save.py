@@ -12,11 +12,9 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from .valid import ModelError
+
 PROTOBUF_LIMIT = (1 << 31) - (1 << 24)  # bytes; protobuf holds 2 GiB, of which 16 MiB are for the graph
-
-
-class ModelError(Exception):
-    """A file that cannot be read as a model, or written: what and where, in one sentence."""
 
 
 def load(path: str | os.PathLike[str]) -> ir.Model:

@@ -149,6 +149,8 @@ def _unsqueeze(net: Net, node: ir.Node, name: str) -> Shape:
         raise Refused("no telling")
     rank = len(shape) + len(axes)
     new, rest = {a % rank for a in axes}, iter(shape)
+    if len(new) != len(axes):
+        raise Refused("an axis is named twice")
     return [1 if k in new else next(rest) for k in range(rank)]
 
 
