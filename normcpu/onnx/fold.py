@@ -13,10 +13,11 @@ import onnx_ir as ir
 
 from .count import count_affine
 from .engine import RULES, Engine, Options
+from .external import external_files
 from .net import without_weights
 from .report import Report
 from .run import CannotRun, Feeds
-from .save import PROTOBUF_LIMIT, external_files, first_line, load, size
+from .save import PROTOBUF_LIMIT, first_line, load, size
 from .valid import ModelError, put_in_order
 from .verify import Reference
 
