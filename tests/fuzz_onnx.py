@@ -29,8 +29,10 @@ from onnx_cases import FOLDED, KEPT, build
 
 from normcpu import cli
 
-SECONDS = 10  # for one model of a few kilobytes; usual are 5 milliseconds
+SECONDS = 10  # of the processor for one model of a few kilobytes; usual are 5 milliseconds
+ASLEEP = 300  # seconds, of which a busy machine may take its share
 MEMORY = 8 << 30  # bytes of address space, of which the libraries reserve most
+LATE = {signal.SIGPROF: f": took more than {SECONDS} s", signal.SIGALRM: f": slept for {ASLEEP} s"}
 BATCH = 250
 INTEGERS = (0, 1, -1, 2, 3, 7, 64, 255, 1 << 20, 1 << 31, -(1 << 31), (1 << 63) - 1, -(1 << 63))
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-38, 3e38, -3e38, float("inf"), float("-inf"), float("nan"))
@@ -179,14 +181,15 @@ def _batch(seeds: range, at: mmap, verify: bool, pipe: int) -> None:
     """In a child: findings as lines, and where it is in shared memory, for when it dies."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for which in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(which, signal.SIG_DFL)
     with tempfile.TemporaryDirectory() as name, os.fdopen(pipe, "w") as lines:
         for seed in seeds:
             at[:8] = seed.to_bytes(8, "little")
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.alarm(ASLEEP)
             status, wrong = finding(damaged(seed), Path(name), verify)
             print(seed, status, wrong.replace("\n", " ")[:300], file=lines, flush=True)
-            signal.alarm(0)
 
 
 def hammer(seeds: range, verify: bool = False, workers: int | None = None) -> Iterator[tuple[int, int, str]]:
@@ -214,7 +217,7 @@ def hammer(seeds: range, verify: bool = False, workers: int | None = None) -> It
         if os.WIFSIGNALED(ended):
             seed = int.from_bytes(at[:8], "little")
             died = signal.Signals(os.WTERMSIG(ended))
-            yield seed, -1, f"took more than {SECONDS} s" if died == signal.SIGALRM else f"ended by {died.name}"
+            yield seed, -1, f"ended by {died.name}{LATE.get(died, '')}"
             waiting.append(range(seed + 1, batch[-1] + 1)) if seed < batch[-1] else None
 
 

@@ -147,7 +147,7 @@ def _convolution(net: Net, use: Use) -> Branch | None:
     except Refused:
         return None
     x = node.inputs[0]
-    if weight is None or x is None:
+    if weight is None or x is None or weight.ndim < 3:
         return None
     axes = weight.ndim - 2
     pads = ints(node, "pads") or [0] * (2 * axes)
