@@ -211,9 +211,9 @@ def hammer(seeds: range, verify: bool = False, workers: int | None = None) -> It
             running[child] = batch, at, os.fdopen(read)
         child, ended = os.wait()
         batch, at, lines = running.pop(child)
-        for line in lines:  # a batch's lines fit a pipe's 64 KB
-            seed, status, wrong = line.rstrip("\n").split(" ", 2)
-            yield int(seed), int(status), wrong
+        with lines:
+            told = [line.rstrip("\n").split(" ", 2) for line in lines]  # a batch's lines fit a pipe's 64 KB
+        yield from ((int(seed), int(status), wrong) for seed, status, wrong in told)
         if os.WIFSIGNALED(ended):
             seed = int.from_bytes(at[:8], "little")
             died = signal.Signals(os.WTERMSIG(ended))

@@ -68,10 +68,13 @@ def fold(
     for name in (*skip, *(only or ())):
         if name not in RULES:
             raise UnknownRule(f"there is no rule {name!r}; there are {', '.join(sorted(RULES))}")
-    again = _reader(model)
+    again, where = _reader(model), f"{model}: " if isinstance(model, str | os.PathLike) else ""
     off = frozenset(skip) | (RULES - set(only) if only is not None else frozenset())
     options = Options(off, frozenset(keep), target, ranges, keep_metadata)
-    folded, report = _once(again, options)
+    try:
+        folded, report = _once(again, options)
+    except ModelError as error:
+        raise ModelError(str(error) if str(error).startswith(where) else f"{where}{error}") from error
     if not report.folded:
         report.not_verified = "nothing was folded"
         return again(), report
@@ -83,8 +86,8 @@ def fold(
 def _once(again: Callable[[], ir.Model], options: Options) -> tuple[ir.Model, Report]:
     model = again()
     external = bool(external_files(model))
-    put_in_order(model)
     try:
+        put_in_order(model)
         engine = Engine(model, options)
         before = count_affine(engine.net)
         engine.run()
@@ -96,6 +99,8 @@ def _once(again: Callable[[], ir.Model], options: Options) -> tuple[ir.Model, Re
 
 def _invalid(model: ir.Model, error: Exception) -> Exception:
     """What ONNX says is wrong with the model, if it is no valid one; the error as it is if it is."""
+    if isinstance(error, ModelError):
+        return error
     if isinstance(error, ir.serde.SerdeError):
         return ModelError(f"not a valid ONNX model: {first_line(error)}")
     try:
@@ -148,10 +153,17 @@ def _culprit(again: Callable[[], ir.Model], options: Options, report: Report, re
 def _reader(model: Source) -> Callable[[], ir.Model]:
     """Reads the model anew each time: folding changes what it is given."""
     if isinstance(model, onnx.ModelProto):
-        return lambda: ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
+        return lambda: _of_proto(onnx.ModelProto.FromString(model.SerializeToString()))
     if isinstance(model, ir.Model):
         return model.clone
     return lambda: load(model)
+
+
+def _of_proto(proto: onnx.ModelProto) -> ir.Model:
+    try:
+        return ir.from_proto(proto)
+    except ir.serde.SerdeError as error:
+        raise ModelError(f"not a readable ONNX model: {first_line(error)}") from error
 
 
 def with_data(model: ir.Model) -> onnx.ModelProto:

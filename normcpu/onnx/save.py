@@ -52,6 +52,8 @@ def _check_tensor(path: str | os.PathLike[str], value: ir.Value) -> None:
     if tensor is None or tensor.dtype == ir.DataType.STRING or isinstance(tensor, OnDisk):
         return
     try:
+        if min(tensor.shape.numpy(), default=0) < 0:
+            raise ValueError(f"its shape is {tensor.shape}")
         tensor.numpy()
     except Exception as error:  # what it says of its size, and what it holds, are two things
         raise ModelError(f"{path}: initializer {value.name!r} cannot be read: {first_line(error)}") from error

@@ -27,7 +27,7 @@ def shape_of(net: Net, node: ir.Node, name: str) -> Shape | None:
         return None
     try:
         return rule(net, node, name)
-    except (Refused, IndexError):
+    except (ArithmeticError, LookupError, Refused, TypeError, ValueError):  # refused, or the node is not valid
         return None
 
 
