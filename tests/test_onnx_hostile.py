@@ -306,4 +306,4 @@ def test_graphs_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     twice.graph.node[1].output[0] = twice.graph.node[0].output[0]
     assert "cycle" in refused(write(tmp_path, cycle), capsys)
     assert "'nobody', which nothing makes" in refused(write(tmp_path, absent), capsys)
-    assert "already" in refused(write(tmp_path, twice), capsys)
+    assert "declar" in refused(write(tmp_path, twice), capsys)

@@ -46,6 +46,8 @@ def whole(path: str | os.PathLike[str], *beside: str) -> Iterator[Path]:
             yield Path(folder, target.name)
             for name in (*beside, target.name):  # the model last: it names the others
                 made, final = Path(folder, name), target.parent / name
+                if not made.exists():
+                    continue
                 if final.exists():
                     shutil.copymode(final, made)
                 _sync(made)
@@ -81,7 +83,7 @@ def write_model(model: ir.Model, path: Path, external: str | None) -> None:
             _write_message(message, tensors, file)
         else:
             file.write(message.SerializeToString())
-    if external is not None:
+    if external is not None and tensors:
         with path.with_name(external).open("wb") as file:
             for tensor in tensors:
                 file.write(bytes(-file.tell() % ALIGNED))
