@@ -92,6 +92,19 @@ def test_rules_that_there_are_not(model: Path, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out)["after"] == 1
 
 
+def test_aggressive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = write(tmp_path / "model.onnx", STAYS), tmp_path / "out.onnx"
+    assert cli.main(["inspect", str(path), "--aggressive", "--json"]) == cli.DONE
+    told = json.loads(capsys.readouterr().out)
+    assert told["added"] == {"operations": 1, "parameters": 3 * 6 * 6}
+    page = tmp_path / "report.html"
+    assert cli.main(["fold", str(path), "--aggressive", "-o", str(out), "--report", str(page)]) == cli.DONE
+    assert "aggressive rules: +1 operations, +108 parameters" in capsys.readouterr().out
+    assert "(F2d, +1 operation, +108 parameters)" in page.read_text(encoding="utf-8")
+    assert (count(path), count(out), count(out, "Add")) == (1, 0, 1)
+    assert cli.main(["verify", str(path), str(out)]) == cli.DONE
+
+
 def test_inspect_writes_nothing(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", str(model), "--json"]) == cli.DONE
     assert json.loads(capsys.readouterr().out)["after"] == 0

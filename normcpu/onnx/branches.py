@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -18,12 +17,9 @@ import onnx_ir as ir
 from .affine import Array, Refused
 from .constants import integer, ints, text
 from .net import Net, Use, title
-from .push import Step
+from .push import Record, Step
 from .read import read
 from .weights import constant_input, set_constant
-
-if TYPE_CHECKING:
-    from .engine import Record
 
 
 @dataclass
@@ -98,8 +94,6 @@ def _merge_one(
                 _join(net, host, branch)
             except Refused:
                 continue
-            from .engine import Record
-
             name = title(branch.node) if branch.node is not None else branch.x.name or ""
             assert host.node is not None
             steps = [Step(rule, title(host.node), "Conv")]

@@ -85,6 +85,16 @@ def new_constant(net: Net, exact: Evaluated, dtype: ir.DataType, hint: str) -> i
     return value
 
 
+def lazy_constant(
+    net: Net, exact: Callable[[], Evaluated], shape: tuple[int, ...], dtype: ir.DataType, hint: str
+) -> ir.Value:
+    """As new_constant, but computed when the model is written."""
+    compute = lambda: ir.Tensor(rounded(exact(), dtype), dtype=dtype)  # noqa: E731
+    value = net.constant(ir.LazyTensor(compute, dtype=dtype, shape=ir.Shape(shape), name=None), hint)
+    net.constants.exact[value] = exact
+    return value
+
+
 def rounded(exact: Evaluated, dtype: ir.DataType) -> Evaluated:
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(exact.astype(numpy_type(dtype)))

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from .count import count_affine
-from .engine import RULES, Engine, Options
+from .engine import AGGRESSIVE, RULES, Engine, Options
 from .external import external_files
 from .net import without_weights
 from .report import Report
@@ -35,6 +35,7 @@ def fold(
     only: Sequence[str] | None = None,
     keep: Sequence[str] = (),
     target: str = "onnxruntime",
+    aggressive: bool = False,
     verify: bool = True,
     inputs: Sequence[Feeds] | None = None,
     ranges: bool = False,
@@ -45,9 +46,11 @@ def fold(
     Args:
         model: a path, an onnx.ModelProto or an onnx_ir.Model; it is left as it is.
         skip: names of rules that are not to be used, such as "B11"; RULES has them all.
-        only: names of the only rules that are to be used.
+        only: names of the only rules that are to be used, aggressive ones too.
         keep: names of nodes that stay as they are.
         target: "onnxruntime" leaves patterns whole that it fuses, "generic" does not.
+        aggressive: use the rules as well that add an operation, parameters or multiplications (AGGRESSIVE); the report
+            says how many.
         verify: run original and folded model on the same inputs, in ONNX Runtime if it is installed.  A rule whose
             result is worse than 8 times the original's own float32 error (+ 2e-6, float16 + 4e-3, bfloat16 + 3e-2,
             all relative to the largest output) is switched off, and named in the report.
@@ -69,7 +72,8 @@ def fold(
         if name not in RULES:
             raise UnknownRule(f"there is no rule {name!r}; there are {', '.join(sorted(RULES))}")
     again, where = _reader(model), f"{model}: " if isinstance(model, str | os.PathLike) else ""
-    off = frozenset(skip) | (RULES - set(only) if only is not None else frozenset())
+    unasked = RULES - set(only) if only is not None else frozenset() if aggressive else AGGRESSIVE
+    off = frozenset(skip) | unasked
     options = Options(off, frozenset(keep), target, ranges, keep_metadata)
     try:
         folded, report = _once(again, options)
