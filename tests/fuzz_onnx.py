@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx_cases import FOLDED, KEPT, build
+from onnx_cases import AGGRESSIVE, AGGRESSIVE_KEPT, FOLDED, KEPT, build
 
 from normcpu import cli
 
@@ -34,6 +34,7 @@ ASLEEP = 300  # seconds, of which a busy machine may take its share
 MEMORY = 8 << 30  # bytes of address space, of which the libraries reserve most
 LATE = {signal.SIGPROF: f": took more than {SECONDS} s", signal.SIGALRM: f": slept for {ASLEEP} s"}
 BATCH = 250
+CASES = FOLDED + KEPT + AGGRESSIVE + AGGRESSIVE_KEPT
 INTEGERS = (0, 1, -1, 2, 3, 7, 64, 255, 1 << 20, 1 << 31, -(1 << 31), (1 << 63) - 1, -(1 << 63))
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-38, 3e38, -3e38, float("inf"), float("-inf"), float("nan"))
 
@@ -41,7 +42,7 @@ FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-38, 3e38, -3e38, float("inf"), float("
 def damaged(seed: int) -> bytes:
     """Half of them have valid fields with senseless values, a quarter bytes that are no message, a quarter both."""
     rng = np.random.default_rng(seed)
-    model = build((FOLDED + KEPT)[seed % len(FOLDED + KEPT)])
+    model = build(CASES[seed % len(CASES)])
     kind = int(rng.integers(4))
     if kind != 0:
         for _ in range(int(rng.integers(1, 4))):
@@ -150,16 +151,16 @@ def _pick(rng: np.random.Generator, choices: Any) -> Any:
     return choices[int(rng.integers(len(choices)))]
 
 
-OPERATIONS = sorted({n.op_type for case in FOLDED + KEPT for n in build(case).graph.node})
+OPERATIONS = sorted({n.op_type for case in CASES for n in build(case).graph.node})
 
 
-def finding(data: bytes, folder: Path, verify: bool) -> tuple[int, str]:
+def finding(data: bytes, folder: Path, options: list[str]) -> tuple[int, str]:
     """(the exit status, what is wrong or "")."""
     path, out = folder / "damaged.onnx", folder / "out.onnx"
     path.write_bytes(data)
     out.unlink(missing_ok=True)
     told = io.StringIO()
-    arguments = ["fold", str(path), "-o", str(out), "-q", *([] if verify else ["--no-verify"])]
+    arguments = ["fold", str(path), "-o", str(out), "-q", *options]
     with contextlib.redirect_stderr(told), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -188,7 +189,8 @@ def _batch(seeds: range, at: mmap, verify: bool, pipe: int) -> None:
             at[:8] = seed.to_bytes(8, "little")
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             signal.alarm(ASLEEP)
-            status, wrong = finding(damaged(seed), Path(name), verify)
+            options = ["--aggressive"] * (seed % 3 == 0) + ["--no-verify"] * (not verify)
+            status, wrong = finding(damaged(seed), Path(name), options)
             print(seed, status, wrong.replace("\n", " ")[:300], file=lines, flush=True)
 
 
