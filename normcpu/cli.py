@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .onnx import CannotRun, ModelError, UnknownRule
     except ModuleNotFoundError as missing:
         return _fail(str(missing), MISSING)
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what it warns of, reading a model, is refused here in words
     try:
         return int(chosen.run(chosen))
     except ModelError as error:

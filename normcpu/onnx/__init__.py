@@ -20,7 +20,8 @@ from .fold import UnknownRule, fold
 from .push import Record
 from .report import Report
 from .run import CannotRun
-from .save import ModelError, load, save
+from .save import load, save
+from .valid import ModelError
 from .verify import Reference, Verification
 
 __all__ = [

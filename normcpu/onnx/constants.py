@@ -10,10 +10,18 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from .external import OnDisk
+
 Evaluated = np.ndarray[Any, Any]
 LARGEST = 1 << 28  # elements that evaluating a constant may create: ConstantOfShape of a hostile file asks for more
 BUDGET = 1 << 26  # elements of all results together: what is constant beyond is treated as if it were not
 DEEPEST = 64  # operations between a constant and its initializer
+
+
+def read_only(a: Evaluated) -> Evaluated:
+    view = a.view()
+    view.flags.writeable = False
+    return view
 
 
 def to_double(a: Evaluated) -> Evaluated:
@@ -116,15 +124,22 @@ class Constants:
         return self.made[value]
 
     def raw(self, value: ir.Value) -> Callable[[], Evaluated]:
-        """How to get at a constant again, after the graph no longer has it: in its own type, where it is stored."""
-        if value in self.exact:
-            return self.exact[value]
+        """How to get at a constant again, after the graph no longer has it: in its own type, where it is stored.
+
+        An array that is writeable is the caller's own.
+        """
         tensor = value.const_value if value.is_initializer() else None
-        if tensor is not None:
+        if value in self.exact:
+            get = self.exact[value]
+        elif isinstance(tensor, OnDisk):
             return tensor.numpy
-        made = self.value(value)
-        assert made is not None
-        return lambda: made
+        elif tensor is not None:
+            get = tensor.numpy
+        else:
+            made = self.value(value)
+            assert made is not None
+            get = lambda: made  # noqa: E731
+        return lambda: read_only(get())
 
     def extent(self, value: ir.Value) -> float:
         """The largest magnitude in a constant, or more; NaN where it has one."""
@@ -149,7 +164,7 @@ class Constants:
         try:
             with np.errstate(all="ignore"):
                 made = OPERATIONS[node.op_type](node, *inputs)
-        except (ValueError, IndexError, TypeError, OverflowError, MemoryError, ZeroDivisionError):
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError):  # not valid
             return None
         return None if made is None or made.size > LARGEST else to_double(made)
 

@@ -32,10 +32,10 @@ class Scaled(NamedTuple):
         return np.asarray(self.raw(), np.float64) * self.factors
 
     def rounded(self, dtype: np.dtype[Any]) -> Evaluated:
-        """In blocks of rows: no more than one block is in float64 at a time."""
+        """In blocks of rows: no more than one block is in float64 at a time, and and a private copy is written over."""
         raw = self.raw()
         factors = np.broadcast_to(self.factors, raw.shape)
-        result = np.empty(raw.shape, dtype)
+        result = raw if raw.flags.writeable and raw.dtype == dtype else np.empty(raw.shape, dtype)
         rows = max(1, BLOCK // max(1, raw.size // max(1, len(raw)))) if raw.ndim else 1
         for k in range(0, len(raw) if raw.ndim else 0, rows):
             result[k : k + rows] = np.asarray(raw[k : k + rows], np.float64) * factors[k : k + rows]

@@ -161,6 +161,9 @@ def add_behind(net: Net, node: ir.Node, t: Array) -> list[Action]:
     dtype = net.float_type(node.outputs[0])
     check_range(t, np.ones(()), dtype, f"the bias behind {node.op_type} {title(node)}", None)
     behind = adder(net, node)
+    known = None if behind is None else constant_input(net, *behind)
+    if known is not None:
+        np.broadcast_shapes(known.shape, t.shape)  # raises where the model's own Add does not fit
 
     def act() -> None:
         if behind is None:

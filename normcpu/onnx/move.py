@@ -117,6 +117,8 @@ def reshape_shapes(net: Net, node: ir.Node) -> tuple[list[Dim], list[Dim]]:
         raise Refused(f"Unsqueeze {title(node)} has axes that are not constant")
     rank = len(src) + len(axes)
     new = {a % rank for a in axes}
+    if len(new) != len(axes):
+        raise Refused(f"Unsqueeze {title(node)} names an axis twice")
     rest = iter(src)
     return src, [1 if k in new else next(rest) for k in range(rank)]
 

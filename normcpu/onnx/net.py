@@ -14,6 +14,8 @@ import onnx_ir as ir
 from .affine import Dim, Refused
 from .constants import LARGEST, Constants, Evaluated, is_float
 from .shapes import SAME_TYPE, shape_of
+from .valid import kind, make_harmless
+from .valid import title as title
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 SEES_NO_VALUES = {("Shape", 0), ("Size", 0), ("CastLike", 1)}  # inputs whose sizes or type alone matter
@@ -91,7 +93,8 @@ class Net:
         if dims is None and (constant := self.constants.value(value)) is not None:
             return list(constant.shape)
         if dims is None:
-            raise Refused(f"the number of axes of {value.name!r} is not known")
+            made = "" if node is None else f", made by {kind(node)} {title(node)},"
+            raise Refused(f"the number of axes of {value.name!r}{made} is not known")
         return [
             d if isinstance(d, int) and 0 <= d <= LARGEST else _symbol(d) or f"{k}@{value.name}"
             for k, d in enumerate(dims)
@@ -208,11 +211,6 @@ def opset(model: ir.Model) -> int:
     return int(model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0)))
 
 
-def title(node: ir.Node) -> str:
-    """How reports name a node: its name, or what it makes where it has none."""
-    return node.name or f"{node.op_type} -> {node.outputs[0].name}"
-
-
 def numpy_type(dtype: ir.DataType) -> np.dtype[Any]:
     return np.dtype(dtype.numpy())
 
@@ -250,6 +248,7 @@ def infer(model: ir.Model) -> dict[str, tuple[ir.DataType | None, list[Any] | No
                     walk(attribute.g)
 
     proto = without_weights(model)
+    make_harmless(proto.graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
     except Exception:  # whatever the C++ raises: without shapes less folds, and the report says so
