@@ -90,6 +90,8 @@ class Stream:
         for use in self.net.readers(value):
             node = use.node
             if node in self.spelled:
+                if node in self.frozen:
+                    raise Refused(f"{node.op_type} {title(node)} stays as it is")
                 self.norms[node] = self.spelled[node]
             elif node.op_type == "LayerNormalization" and not node.domain and use.at == 0:
                 self._check(node, axis)
