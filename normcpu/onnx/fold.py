@@ -17,7 +17,7 @@ from .external import external_files
 from .net import without_weights
 from .report import Report
 from .run import CannotRun, Feeds
-from .save import PROTOBUF_LIMIT, first_line, load, size
+from .save import PROTOBUF_LIMIT, first_line, load, size, uncollected
 from .valid import ModelError, put_in_order
 from .verify import Reference
 
@@ -87,6 +87,7 @@ def fold(
     return _verified(again, options, folded, report, inputs)
 
 
+@uncollected()
 def _once(again: Callable[[], ir.Model], options: Options) -> tuple[ir.Model, Report]:
     model = again()
     external = bool(external_files(model))

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -18,6 +20,19 @@ from .write import whole, write_model
 PROTOBUF_LIMIT = (1 << 31) - (1 << 24)  # bytes; protobuf holds 2 GiB, of which 16 MiB are for the graph
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without Python's cyclic garbage collector, which would walk a large graph again and again as it grows."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@uncollected()
 def load(path: str | os.PathLike[str]) -> ir.Model:
     """The model in a file; its external data stays where it is until it is read."""
     where = Path(path).absolute()
@@ -65,6 +80,7 @@ def size(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for g in graphs for v in g.initializers.values() if v.const_value is not None)
 
 
+@uncollected()
 def save(model: ir.Model, path: str | os.PathLike[str], external_data: bool | None = None) -> None:
     """Writes the model: whole, or not at all.
 
