@@ -4,10 +4,18 @@
 from . import fold
 from ._machine import Config, get_num_threads, set_num_threads, show_config
 from ._module import IncompatibleKeys
-from ._types import BatchNormGradients, BatchNormResult, MeanVar
+from ._types import BatchNormGradients, BatchNormResult, GroupNormResult, MeanVar
 from .conventions import CONVENTIONS, Convention, ConvertedState, convert_state
 from .frozen import FrozenBatchNorm
-from .functional import batch_norm, batch_norm_backward, scale_shift
+from .functional import (
+    batch_norm,
+    batch_norm_backward,
+    group_norm,
+    group_norm_backward,
+    instance_norm,
+    instance_norm_backward,
+    scale_shift,
+)
 from .layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .statistics import Moments, moments
 
@@ -24,6 +32,7 @@ __all__ = [
     "Convention",
     "ConvertedState",
     "FrozenBatchNorm",
+    "GroupNormResult",
     "IncompatibleKeys",
     "MeanVar",
     "Moments",
@@ -32,6 +41,10 @@ __all__ = [
     "convert_state",
     "fold",
     "get_num_threads",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
     "moments",
     "scale_shift",
     "set_num_threads",

@@ -17,5 +17,15 @@ TypeError: not an array, or a dtype that is not as above.  ValueError: shapes, v
 
 from .affine import scale_shift
 from .batch import batch_norm, batch_norm_backward
+from .groups import group_norm, group_norm_backward
+from .instances import instance_norm, instance_norm_backward
 
-__all__ = ["batch_norm", "batch_norm_backward", "scale_shift"]
+__all__ = [
+    "batch_norm",
+    "batch_norm_backward",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "scale_shift",
+]
