@@ -113,12 +113,12 @@ static void settle(const group_job *job, workspace *w, size_t sample, size_t fro
     if (job->view.cols) ncpu_widen_coefficients(&w->a);
 }
 
-/* Channels [from, to), last ones first: what was measured last is in the nearest cache. */
+/* Channels [from, to): of runs in the order of memory, which was faster than beginning with what was measured last. */
 static void apply(const group_job *job, workspace *w, size_t from, size_t to)
 {
     const ncpu_view *v = &job->view;
     if (v->cols) {
-        for (size_t i = divide_up(v->n, job->rows); i-- > 0;) {
+        for (size_t i = 0; i < divide_up(v->n, job->rows); i++) {
             const ncpu_box box = {.channels = 1, .row = i * job->rows, .rows = least(job->rows, v->n - i * job->rows),
                                   .len = v->c};
             ncpu_apply_box(&w->a, &box, w->applying);
@@ -126,7 +126,7 @@ static void apply(const group_job *job, workspace *w, size_t from, size_t to)
         return;
     }
     const size_t pieces = divide_up(v->s, job->len), sets = divide_up(to - from, job->channels);
-    for (size_t i = v->n * sets * pieces; i-- > 0;) {
+    for (size_t i = 0; i < v->n * sets * pieces; i++) {
         const size_t at = i % pieces * job->len, channel = from + i / pieces % sets * job->channels;
         const ncpu_box box = {.channel = channel, .channels = least(job->channels, to - channel),
                               .row = i / pieces / sets, .rows = 1, .at = at, .len = least(job->len, v->s - at)};
@@ -218,7 +218,6 @@ static ncpu_status plan(group_job *job, const ncpu_array *x, const ncpu_epilogue
     if (status) return status;
     const double bytes = (double)(job->g.samples * v->n * v->c * v->s) * (double)(a->x.size + a->y.size);
     a->stream = a->y.direct && y->data != x->data && !after.mask && ncpu_leaves_caches(bytes);
-    a->backwards = 1;
     job->x_step = x->strides[0], job->y_step = y->strides[0], job->mask_step = (ptrdiff_t)ncpu_sample_mask(v);
     job->residual_step = a->has_residual ? epilogue->residual->strides[0] : 0;
     job->rows = v->cols ? BOX / v->c >= a->widened ? BOX / v->c / a->widened * a->widened : a->widened : 1;
@@ -229,8 +228,8 @@ static ncpu_status plan(group_job *job, const ncpu_array *x, const ncpu_epilogue
     job->by_channel = job->statistics->valid || (v->cols && v->n > 1);
     job->measured_view = *v, job->x = a->x;
     if (!job->by_channel) status = view_groups(job, x);
-    ncpu_set_units(&job->g, job->x.direct ? NCPU_UNIT : NCPU_UNIT / 4, job->x.size, v->cols);
-    const size_t packed = NCPU_UNIT / 4 / (least(v->s, NCPU_BLOCK) * job->x.size);
+    ncpu_set_units(&job->g, job->x.size, job->x.direct, v->cols);
+    const size_t packed = NCPU_PACKED / (least(v->s, NCPU_BLOCK) * job->x.size);
     const size_t width = !job->by_channel ? job->g.width : v->cols ? 0 : packed ? packed : 1;
     ncpu_plan_measurement(&job->m, a->kernels, &job->measured_view, &job->x, x->dtype, width);
     return status;

@@ -174,7 +174,7 @@ static void unit_task(void *context, ptrdiff_t task)
             if (ncpu_team_stopped(job->team)) return;
             settle(job, &w, i, from, to);
             const size_t channels = (to - from) * together;
-            for (size_t b = writes(job) ? boxes_of(job, channels) : 0; b-- > 0;) { /* last ones first: see group_norm.c */
+            for (size_t b = 0; writes(job) && b < boxes_of(job, channels); b++) {
                 const ncpu_box box = box_at(job, from * together, channels, b);
                 ncpu_gradient_apply(&w.g, &box, w.boxes + ncpu_gradient_sums_scratch(&w.g));
             }
@@ -212,7 +212,7 @@ static void apply_task(void *context, ptrdiff_t task)
     char *scratch = s->scratch + t * s->scratch_size + ncpu_gradient_sums_scratch(s->g);
     for (size_t u = boxes * t / s->tasks; u < boxes * (t + 1) / s->tasks; u++) {
         if (u % 16 == 0 && ncpu_team_stopped(s->job->team)) return;
-        const ncpu_box box = box_at(s->job, 0, c, boxes - 1 - u);
+        const ncpu_box box = box_at(s->job, 0, c, u);
         ncpu_gradient_apply(s->g, &box, scratch);
     }
 }
@@ -280,7 +280,7 @@ static void plan(backward_job *job, const ncpu_array *x, const ncpu_array *dy, c
     const double bytes = (double)(v->n * v->s * v->c * g->x.size), all = bytes * (double)job->g.samples;
     g->in_order = 3 * bytes > (double)ncpu_cache_bytes(2) && 4 * v->c * ncpu_real_size(x->dtype) <= BOX / 2;
     g->stream = g->has_dx && g->dx.direct && dx->data != dy->data && dx->data != x->data && ncpu_leaves_caches(3 * all);
-    ncpu_set_units(&job->g, NCPU_UNIT, 2 * g->x.size, v->cols);
+    ncpu_set_units(&job->g, 2 * g->x.size, g->x.direct && g->dy.direct, v->cols);
 }
 
 static void store(void *to, size_t j, ncpu_dtype dtype, double value)

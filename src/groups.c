@@ -17,10 +17,13 @@ ncpu_status ncpu_group(const ncpu_array *x, int channel_axis, const ncpu_groups 
     return view->c % groups->count ? NCPU_ERROR_ARGUMENT : NCPU_OK;
 }
 
-void ncpu_set_units(ncpu_grouping *g, size_t bytes, size_t size, int whole)
+void ncpu_set_units(ncpu_grouping *g, size_t size, int direct, int whole)
 {
-    const size_t group = g->together * g->positions * size, fit = group ? bytes / group : g->groups;
-    g->width = whole ? g->groups : least(fit ? fit : 1, g->groups);
+    const size_t threads = (size_t)ncpu_get_num_threads(), group = g->together * g->positions * size;
+    const size_t own = ncpu_cached_bytes(), shared = ncpu_cache_bytes(3) / 3 / threads; /* as ncpu_channels_together */
+    const size_t fit = (!direct ? NCPU_PACKED : own > shared ? own : shared) / group;
+    const size_t most = divide_up(g->groups, divide_up(threads, g->samples));
+    g->width = whole ? g->groups : least(fit ? fit : 1, most);
     g->units = divide_up(g->groups, g->width);
 }
 

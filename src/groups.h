@@ -12,7 +12,7 @@
 #include "team.h"
 #include "view.h"
 
-enum { NCPU_UNIT = 131072 }; /* bytes of x in a unit: an eighth of a core's own cache, which also holds what is written */
+enum { NCPU_PACKED = 32768 }; /* bytes taken at once where tiles are copies: about the fastest cache */
 
 /* The shape of the work: `groups` of `together` channels each, `units` in a sample, of up to `width` groups. */
 typedef struct {
@@ -28,8 +28,9 @@ static inline ncpu_array ncpu_first_sample(const ncpu_array *x)
 /* The view of a sample and the grouping of its channels; width: see ncpu_set_units. */
 ncpu_status ncpu_group(const ncpu_array *x, int channel_axis, const ncpu_groups *groups, ncpu_view *view,
                        ncpu_grouping *grouping);
-/* Units of up to `bytes`, at `size` bytes an element; the whole sample where `whole`. */
-void ncpu_set_units(ncpu_grouping *g, size_t bytes, size_t size, int whole);
+/* Units whose elements, of `size` bytes in all that is read, are still in cache when they are read again; a whole sample
+ * where `whole`. */
+void ncpu_set_units(ncpu_grouping *g, size_t size, int direct, int whole);
 /* operand: of the first sample of `array`, in the view that x's has. */
 ncpu_status ncpu_sample_operand(const ncpu_array *array, const ncpu_array *x, const ncpu_view *view,
                                 ncpu_operand *operand);

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, overload
 
+import numpy as np
+
 from .._arrays import NONFINITE, as_choice, as_number, as_running, check_apart, real_of
 from .._grouped import Grouped, as_positions, gradients, in_order, normalize, update_running
 from .._types import Activation, Array, BatchNormGradients, BatchNormResult, Bits, NonFinite, Readable
@@ -91,7 +93,8 @@ def instance_norm(
         "running_var": as_running("running_var", running_var, channels, real),
     }
     inputs = {"x": array, "weight": weight, "bias": bias, "residual": residual, "mask": mask, **running}
-    check_apart(tuple(running), {name: a for name, a in inputs.items() if hasattr(a, "__array_interface__")})
+    if running_mean is not None:
+        check_apart(tuple(running), {name: a for name, a in inputs.items() if isinstance(a, np.ndarray)})
     g = Grouped(array, axis, channels, as_positions(mask, array, axis, by_sample=True))
     made = normalize(
         g, array, weight, bias, eps, activation, negative_slope, residual, out, return_mask, running
