@@ -16,7 +16,7 @@ from .functional import (
     instance_norm_backward,
     scale_shift,
 )
-from .layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from .statistics import Moments, moments
 
 __version__ = "0.1.0"
@@ -32,8 +32,12 @@ __all__ = [
     "Convention",
     "ConvertedState",
     "FrozenBatchNorm",
+    "GroupNorm",
     "GroupNormResult",
     "IncompatibleKeys",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "MeanVar",
     "Moments",
     "batch_norm",

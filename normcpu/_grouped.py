@@ -60,13 +60,8 @@ class Grouped(NamedTuple):
 
 
 def recut(array: Array, shape: tuple[int, ...]) -> Array:
-    """A view of the array whose first axis is split, or has one before it."""
-    if array.shape == shape:
-        return array
-    split = len(shape) - array.ndim + 1
-    first = array.strides[0]
-    strides = [first * math.prod(shape[i + 1 : split]) for i in range(split)]
-    return np.lib.stride_tricks.as_strided(array, shape, (*strides, *array.strides[1:]))
+    """The first axis split in two, or one before it: NumPy makes a view of that, whatever the strides."""
+    return array if array.shape == shape else array.reshape(shape)
 
 
 class Normalized(NamedTuple):
@@ -161,21 +156,32 @@ def as_statistics(name: str, value: Any, shape: tuple[int, ...]) -> Float64s:
     return np.ascontiguousarray(array, np.float64).reshape(-1)
 
 
-def unpacked(bits: Bits, g: Grouped) -> Array:
-    """1 where a bit is set, else 0, as an array like g.x."""
+def bits_layout(g: Grouped) -> tuple[bool, int, int, int]:
+    """How relu's bits lie, which is the view of a sample: channels last or not, n, c and s."""
     sample, axis = g.x[0], g.axis - 1
     n, c, s = math.prod(sample.shape[:axis]), sample.shape[axis], math.prod(sample.shape[axis + 1 :])
-    last = _core.is_channels_last(sample, axis)
-    flat = np.unpackbits(bits, axis=-1, count=c if last else s, bitorder="little").astype(g.x.dtype)
-    if last:
-        return np.moveaxis(flat.reshape(g.x.shape[:1] + sample.shape[:axis] + sample.shape[axis + 1 :] + (c,)), -1, g.axis)
-    assert flat.size == g.x.shape[0] * n * c * s
-    return flat.reshape(g.x.shape)
+    if _core.is_channels_last(sample, axis):
+        return True, n * s, c, 1
+    return False, *((1, c, n) if s == 1 else (n, c, s))
 
 
 def bits_shape(g: Grouped) -> tuple[int, ...]:
-    """Of relu's mask: that of each sample's view, see ncpu_group_norm."""
-    return g.x.shape[0], *mask_shape(g.x[0], g.axis - 1)
+    """Of relu's bits, each row of the view padded to whole bytes: see ncpu_group_norm."""
+    if not g.x.size:
+        return (0,)
+    last, n, c, s = bits_layout(g)
+    return (g.x.shape[0], n, -(-c // 8)) if last else (g.x.shape[0], n, c, -(-s // 8))
+
+
+def unpacked(bits: Bits, g: Grouped) -> Array:
+    """1 where a bit is set, else 0, as an array like g.x."""
+    last, _, c, s = bits_layout(g)
+    flat = np.unpackbits(bits, axis=-1, count=c if last else s, bitorder="little").astype(g.x.dtype)
+    before, after = g.x.shape[: g.axis], g.x.shape[g.axis + 1 :]
+    if last or math.prod(after) == 1:  # the channels behind all positions, or right behind the samples
+        flat = flat if last else np.moveaxis(flat.reshape(before[0], c, s), 1, -1)
+        return np.moveaxis(flat.reshape(*before, *after, c), -1, g.axis)
+    return flat.reshape(g.x.shape)
 
 
 def as_positions(mask: Any, x: Array, axis: int, by_sample: bool) -> Bits | None:
