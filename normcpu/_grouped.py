@@ -16,7 +16,6 @@ import numpy as np
 from . import _core
 from ._arrays import (
     FLOAT64,
-    NONFINITE,
     as_activation,
     as_array,
     as_bits,
@@ -184,8 +183,8 @@ def unpacked(bits: Bits, g: Grouped) -> Array:
     return flat.reshape(g.x.shape)
 
 
-def as_positions(mask: Any, x: Array, axis: int, by_sample: bool) -> Bits | None:
-    """`mask` as bytes (n * positions): every sample, or else the batch, must have a position that counts."""
+def as_positions(mask: Any, x: Array, axis: int, parts: int, part: str = "sample") -> Bits | None:
+    """`mask` as bytes (parts * positions); every part must have a position that counts."""
     if mask is None:
         return None
     if not isinstance(mask, np.ndarray):
@@ -196,29 +195,25 @@ def as_positions(mask: Any, x: Array, axis: int, by_sample: bool) -> Bits | None
         raise TypeError(f"mask must be bool, True where a position counts, got {mask.dtype}")
     if mask.shape != shape:
         raise ValueError(f"mask must have shape {shape}, that of x without its channels, got {mask.shape}")
-    if by_sample:
-        empty = np.flatnonzero(~mask.reshape(len(mask), -1).any(1)) if x.size else np.empty(0, int)
+    if x.size:
+        empty = np.flatnonzero(~mask.reshape(parts, -1).any(1))
         if empty.size:
             more = f" and {empty.size - 1} more" if empty.size > 1 else ""
-            raise ValueError(f"mask must leave each sample a position to measure, got none in sample {empty[0]}{more}")
-    elif x.size and not mask.any():
-        raise ValueError("mask must leave the batch a position to measure, got none")
+            raise ValueError(f"mask must leave each {part} a position to measure, got none in {part} {empty[0]}{more}")
     return np.ascontiguousarray(mask).view(np.uint8).reshape(-1)
 
 
-def in_order(values: Float64s) -> Float64s:
-    """The sum over the first axis, one after the other on every machine."""
-    total: Float64s = np.add.accumulate(values, axis=0)[-1]
-    return total
-
-
 def update_running(
-    mean: Float64s, var: Float64s, running_mean: Array | None, running_var: Array | None, momentum: float,
-    policy: str, real: np.dtype[Any],
+    g: Grouped, made: Normalized, running_mean: Array | None, running_var: Array | None, momentum: float, biased: bool,
+    policy: int,
 ) -> bool:  # fmt: skip
-    """running = (1 - momentum) * running + momentum * (mean, var), all or none; whether it was skipped."""
-    if running_mean is None:
+    """running = (1 - momentum) * running + momentum * average over the samples; whether that was skipped."""
+    if running_mean is None or not g.x.size:
         return False
-    return _core.update_running(
-        mean, var, 1.0, running_mean, running_var, real is FLOAT64, momentum, True, as_choice("nonfinite", policy, NONFINITE)
-    )  # fmt: skip
+    counts, samples = g.counts, g.x.shape[0]
+    mean, var = (
+        np.add.accumulate(values, axis=0)[-1] / samples  # one after the other, on every machine
+        for values in (made.mean, made.var if biased else made.var * counts / (counts - 1))
+    )
+    double = real_of(g.x) is FLOAT64
+    return _core.update_running(mean, var, 1.0, running_mean, running_var, double, momentum, True, policy)

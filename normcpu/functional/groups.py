@@ -60,7 +60,7 @@ def group_norm(
     """
     array, axis = as_samples(x, channel_axis)
     groups = _as_groups(num_groups, array, axis)
-    g = Grouped(array, axis, groups, as_positions(mask, array, axis, by_sample=True))
+    g = Grouped(array, axis, groups, as_positions(mask, array, axis, array.shape[0]))
     made = normalize(g, array, weight, bias, eps, activation, negative_slope, residual, out, return_mask)
     return GroupNormResult(*made) if return_stats or return_mask else made.y
 
@@ -104,7 +104,7 @@ def group_norm_backward(
     """
     array, axis = as_samples(x, channel_axis)
     groups = _as_groups(num_groups, array, axis)
-    g = Grouped(array, axis, groups, as_positions(statistics_mask, array, axis, by_sample=True))
+    g = Grouped(array, axis, groups, as_positions(statistics_mask, array, axis, array.shape[0]))
     return gradients(g, array, dy, mean, var, weight, eps, activation, y, mask, residual, out)
 
 

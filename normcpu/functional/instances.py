@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from .._arrays import NONFINITE, as_choice, as_number, as_running, check_apart, real_of
-from .._grouped import Grouped, as_positions, gradients, in_order, normalize, update_running
+from .._grouped import Grouped, as_positions, gradients, normalize, update_running
 from .._types import Activation, Array, BatchNormGradients, BatchNormResult, Bits, NonFinite, Readable
 from .batch import batch_norm
 from .groups import as_samples
@@ -87,7 +87,7 @@ def instance_norm(
     if array.size and math.prod(array.shape) == array.shape[0] * channels:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {array.shape}")
     momentum = as_number("momentum", momentum)
-    as_choice("nonfinite", nonfinite, NONFINITE)
+    policy = as_choice("nonfinite", nonfinite, NONFINITE)
     running = {
         "running_mean": as_running("running_mean", running_mean, channels, real),
         "running_var": as_running("running_var", running_var, channels, real),
@@ -95,16 +95,11 @@ def instance_norm(
     inputs = {"x": array, "weight": weight, "bias": bias, "residual": residual, "mask": mask, **running}
     if running_mean is not None:
         check_apart(tuple(running), {name: a for name, a in inputs.items() if isinstance(a, np.ndarray)})
-    g = Grouped(array, axis, channels, as_positions(mask, array, axis, by_sample=True))
+    g = Grouped(array, axis, channels, as_positions(mask, array, axis, array.shape[0]))
     made = normalize(
         g, array, weight, bias, eps, activation, negative_slope, residual, out, return_mask, running
     )
-    skipped = False
-    if running_mean is not None and array.size:
-        counts = g.counts
-        mean, var = in_order(made.mean), in_order(made.var if biased else made.var * counts / (counts - 1))
-        n = array.shape[0]
-        skipped = update_running(mean / n, var / n, *running.values(), momentum, nonfinite, real)
+    skipped = update_running(g, made, *running.values(), momentum, biased, policy)
     return BatchNormResult(*made, skipped) if return_stats or return_mask else made.y
 
 
@@ -135,5 +130,5 @@ def instance_norm_backward(
     array([2., 2.], dtype=float32)
     """
     array, axis = as_samples(x, channel_axis)
-    g = Grouped(array, axis, array.shape[axis], as_positions(statistics_mask, array, axis, by_sample=True))
+    g = Grouped(array, axis, array.shape[axis], as_positions(statistics_mask, array, axis, array.shape[0]))
     return gradients(g, array, dy, mean, var, weight, eps, activation, y, mask, residual, out)
