@@ -14,9 +14,24 @@ from .functional import (
     group_norm_backward,
     instance_norm,
     instance_norm_backward,
+    local_response_norm,
+    local_response_norm_backward,
+    lp_normalize,
+    lp_normalize_backward,
+    mean_variance_normalization,
+    mean_variance_normalization_backward,
     scale_shift,
 )
-from .layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+from .layers import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LocalResponseNorm,
+)
 from .statistics import Moments, moments
 
 __version__ = "0.1.0"
@@ -38,6 +53,7 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
+    "LocalResponseNorm",
     "MeanVar",
     "Moments",
     "batch_norm",
@@ -49,6 +65,12 @@ __all__ = [
     "group_norm_backward",
     "instance_norm",
     "instance_norm_backward",
+    "local_response_norm",
+    "local_response_norm_backward",
+    "lp_normalize",
+    "lp_normalize_backward",
+    "mean_variance_normalization",
+    "mean_variance_normalization_backward",
     "moments",
     "scale_shift",
     "set_num_threads",

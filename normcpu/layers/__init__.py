@@ -3,6 +3,7 @@
 
 from .batch import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .groups import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+from .local import LocalResponseNorm
 
 __all__ = [
     "BatchNorm1d",
@@ -12,4 +13,5 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
+    "LocalResponseNorm",
 ]
