@@ -72,7 +72,7 @@ def lp_normalize(
     array = as_array("x", x)
     axes = as_axes(axis, array)
     norm = np.maximum(lp_norm(array, p, axes), as_number("eps", eps, 0.0))
-    norm[norm == 0] = 1
+    norm = np.where(norm == 0, 1, norm)
     return _given(array, axes, np.zeros(norm.shape), norm, activation, negative_slope, residual, out)
 
 
