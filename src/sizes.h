@@ -15,5 +15,9 @@ static inline size_t ncpu_even_part(size_t total, size_t most, size_t threads)
 }
 static inline size_t ncpu_padded(size_t c) { return (c + NCPU_PAD - 1) / NCPU_PAD * NCPU_PAD; }
 static inline size_t ncpu_real_size(ncpu_dtype dtype) { return dtype == NCPU_F64 ? 8 : 4; }
+static inline double ncpu_real(const void *reals, size_t j, ncpu_dtype dtype)
+{
+    return dtype == NCPU_F64 ? ((const double *)reals)[j] : (double)((const float *)reals)[j];
+}
 
 #endif

@@ -66,6 +66,7 @@ def test_instruction_sets_on_awkward_values(dtype: str, kind: str) -> None:
                 "train",
                 "backward",
                 "backward relu",
+                "group_norm",
                 "moments all",
                 "scale_shift",
                 "scale_axis",
@@ -118,6 +119,10 @@ def test_threads(dtype: str, shape: tuple[int, ...], axis: int) -> None:
             "moments channels",
             "moments all",
             "moments first axis",
+            "group_norm",
+            "group_norm one",
+            "group_norm masked",
+            "instance_norm",
             "scale_shift residual",
             "scale_axis",
         ):
