@@ -90,6 +90,22 @@ typedef struct {
     uint8_t *outside;                      /* OUT: as for coefficients */
 } ncpu_grad_coefficients;
 
+/* y = act(((x - center) * scale + shift) * weight + bias + residual) over (rows, len): row i has center, scale and shift
+ * at [i], column j weight and bias at [j]. */
+typedef struct {
+    size_t rows, len;
+    const void *x, *residual; /* residual may be NULL */
+    void *y;
+    ptrdiff_t x_stride, residual_stride, y_stride;
+    const void *center, *scale, *shift; /* computed in: real, or double of the wide sets */
+    const void *weight, *bias;          /* real of the data's dtype, not padded, or NULL */
+    int centered, shifted;              /* 0: all centers, all shifts are 0 */
+    int floats;                         /* y is float, whatever the data is */
+    int stream;
+    ncpu_activation activation;
+    double negative_slope;
+} ncpu_norm_args;
+
 /* y = x * factor over (rows, len), in double and rounded once; peak = max(peak, |x * factor|) before that rounding, NaN
  * where one is infinite or NaN.  runs: row i has factor and peak at [i * step]; cols: column j at [j], padded. */
 typedef struct {
@@ -126,6 +142,7 @@ typedef struct {
                          const void *weight, const void *bias, void *center, void *scale, void *shift,
                          uint8_t *outside);
     void (*grad_coefficients)(const ncpu_grad_coefficients *, size_t c);
+    void (*norm_rows)(const ncpu_norm_args *);
 } ncpu_kernel_set;
 
 typedef struct {
@@ -141,6 +158,9 @@ typedef struct {
                   const ncpu_moments_state *out, uint8_t *rejected);
     void (*merge)(size_t c, double into_count, const ncpu_moments_state *into, double count,
                   const ncpu_moments_state *part);
+    float (*peak)(size_t n, const float *v); /* the largest |v|, NaN aside */
+    /* y = round(v / scale) + zero within [low, high], ties to even; NaN becomes low. */
+    void (*quantize)(size_t n, const float *v, float scale, int zero, int low, int high, uint8_t *y);
 } ncpu_kernels;
 
 /* The table in use: chosen at the first call, see dispatch.c. */
