@@ -177,6 +177,21 @@ ncpu_status ncpu_layer_norm(const ncpu_array *x, const ncpu_row_norm *norm, cons
                             const ncpu_array *sum, const ncpu_epilogue *epilogue,
                             const ncpu_quantization *quantization, const ncpu_array *y, double *mean, double *var);
 
+/* Its gradients where act is NONE.  With inv = 1/sqrt(var + eps), normal = (s - mean) * inv and g = dy * factor, of each
+ * row:
+ *
+ *     dx = inv * (g - mean(g) - normal * mean(g * normal)) + dsum         (rms: without mean(g))
+ *     dweight = sum(dy * normal)      dbias = sum(dy)                     over the rows
+ *
+ * dx is the gradient of x and of added alike, dy that of the epilogue's residual.
+ *
+ * dy, s, dx, dsum: the same shape and dtype (f32, f64, f16, bf16); s as the forward normalized it.  mean, var: double
+ * (rows), as the forward gave them; mean is not read for rms.  dsum: what reached s beside the norm, or NULL.  dx: OUT; it
+ * may be dy or dsum.  dweight, dbias: OUT, real (width), or NULL. */
+ncpu_status ncpu_layer_norm_backward(const ncpu_array *dy, const ncpu_array *s, const ncpu_row_norm *norm,
+                                     const double *mean, const double *var, const ncpu_array *dsum,
+                                     const ncpu_array *dx, void *dweight, void *dbias);
+
 /* Statistics as a value.  mean + mean_tail is the mean to nearly twice double's precision, m2 + m2_tail the sum of
  * squared differences from it, so that merging many parts loses next to nothing: however data is cut, the mean is
  * within 2^-22 sigma + 2^-52 |mean| and the variance within 4 ulp of float (f64 data: 2^-50, and 8 ulp of double). */

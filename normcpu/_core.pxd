@@ -54,6 +54,8 @@ cdef extern from "normcpu.h" nogil:
         float *scales
     ncpu_status ncpu_layer_norm(const ncpu_array *, const ncpu_row_norm *, const ncpu_array *, const ncpu_array *,
                                 const ncpu_epilogue *, const ncpu_quantization *, const ncpu_array *, double *, double *)
+    ncpu_status ncpu_layer_norm_backward(const ncpu_array *, const ncpu_array *, const ncpu_row_norm *, const double *,
+                                         const double *, const ncpu_array *, const ncpu_array *, void *, void *)
     ctypedef struct ncpu_threading:
         pass
     int ncpu_is_channels_last(const ncpu_array *, int)

@@ -108,6 +108,21 @@ def layer_norm(
     zero_point: int,
     scales: _Array | None,
 ) -> None: ...
+def layer_norm_backward(
+    dy: _Array,
+    x: _Array,
+    axes: bytes,
+    rms: bool,
+    weight: _Array | None,
+    plus_one: bool,
+    eps: float,
+    mean: _Float64s | None,
+    var: _Float64s,
+    dsum: _Array | None,
+    dx: _Array,
+    dweight: _Array | None,
+    dbias: _Array | None,
+) -> None: ...
 def layer_norm_plain(
     x: object, normalized_shape: object, weight: object, bias: object, eps: object, rms: bool, out: object, /
 ) -> _Array | None: ...

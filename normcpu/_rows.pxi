@@ -64,6 +64,37 @@ def layer_norm(cnp.ndarray x not None, bytes axes, bint rms, weight, bias, bint 
     check(status)
 
 
+def layer_norm_backward(cnp.ndarray dy not None, cnp.ndarray x not None, bytes axes, bint rms, weight, bint plus_one,
+                        double eps, mean, var not None, cnp.ndarray dsum, cnp.ndarray dx not None, dweight, dbias):
+    """mean: None for rms; mean, var: float64 (rows).  dweight, dbias: real (width) or None."""
+    cdef ncpu_array gradient, source, beside, target
+    cdef ncpu_row_norm norm
+    cdef ncpu_status status
+    cdef cnp.npy_intp rows, width
+    cdef int real
+    cdef void *center
+    cdef void *spread
+    cdef void *to_weight
+    cdef void *to_bias
+    describe(x, &source)
+    describe_like(dy, &gradient, &source)
+    describe_like(dx, &target, &source)
+    norm_of(&source, axes, rms, weight, None, plus_one, eps, &norm, &rows)
+    width = cnp.PyArray_SIZE(x) // rows if rows else 0
+    real = real_number(&source)
+    vector(mean, cnp.NPY_DOUBLE, rows, &center)
+    vector(var, cnp.NPY_DOUBLE, rows, &spread)
+    vector(dweight, real, width, &to_weight)
+    vector(dbias, real, width, &to_bias)
+    if center == NULL and not rms:
+        raise ValueError("mean is needed")
+    cdef const ncpu_array *beside_or_null = described(dsum, &beside, &source)
+    with nogil:
+        status = ncpu_layer_norm_backward(&gradient, &source, &norm, <double *>center, <double *>spread,
+                                          beside_or_null, &target, to_weight, to_bias)
+    check(status)
+
+
 @cython.binding(False)
 def layer_norm_plain(x, normalized_shape, weight, bias, eps, bint rms, out):
     """y, or None where an argument is not of the plainest kind: as batch_norm_plain, with rows of the last axis."""

@@ -106,6 +106,20 @@ typedef struct {
     double negative_slope;
 } ncpu_norm_args;
 
+/* dx = dy * weight * slope + (x - center) * curve + offset + dsum over (rows, len), and of every column the sums over
+ * the rows, dweight += sum(dy * ((x - center) * slope + shift)) and dbias += sum(dy). */
+typedef struct {
+    size_t rows, len; /* at most 16 rows where there are sums */
+    const void *dy, *x, *dsum; /* dsum may be NULL */
+    void *dx;                  /* NULL: the sums alone */
+    ptrdiff_t dy_stride, x_stride, dsum_stride, dx_stride;
+    const void *weight; /* real of the data's dtype, not padded, or NULL */
+    const void *center, *slope, *curve, *offset, *shift; /* (rows), in the numbers computed in */
+    int shifted;                                         /* 0: all shifts are 0 */
+    double *dweight, *dbias; /* (len, padded), both or neither */
+    void *strips;            /* scratch: 2 * (len + NCPU_PAD) of the numbers computed in */
+} ncpu_norm_grad_args;
+
 /* y = x * factor over (rows, len), in double and rounded once; peak = max(peak, |x * factor|) before that rounding, NaN
  * where one is infinite or NaN.  runs: row i has factor and peak at [i * step]; cols: column j at [j], padded. */
 typedef struct {
@@ -143,6 +157,10 @@ typedef struct {
                          uint8_t *outside);
     void (*grad_coefficients)(const ncpu_grad_coefficients *, size_t c);
     void (*norm_rows)(const ncpu_norm_args *);
+    /* p1[i] = sum(dy * weight), p2[i] = sum(dy * weight * (x - k[i])) of row i; large[i]: a |dy| is so large that sums over
+     * rows might overflow.  Of its arguments no more than dy, x and weight. */
+    void (*norm_grad_sums)(const ncpu_norm_grad_args *, const double *k, double *p1, double *p2, uint8_t *large);
+    void (*norm_grad_rows)(const ncpu_norm_grad_args *);
 } ncpu_kernel_set;
 
 typedef struct {

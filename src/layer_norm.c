@@ -105,35 +105,15 @@ static void measure(const job *j, const ncpu_tile *s, size_t rows, workspace *w)
     }
 }
 
-/* The shift makes up for what rounding left of the mean.  Below a quarter of an ulp of 1 it is left out, so that most rows
- * need not add it: whether a row does follows from the row alone.  Returns whether any does. */
-static int drop_shifts(void *shifts, size_t rows, ncpu_dtype dtype)
-{
-    int any = 0;
-    double *doubles = dtype == NCPU_F64 ? shifts : NULL;
-    float *floats = dtype == NCPU_F64 ? NULL : shifts;
-    for (size_t i = 0; i < rows; i++) {
-        if (doubles) doubles[i] = fabs(doubles[i]) < 0x1p-54 ? 0 : doubles[i];
-        else floats[i] = fabsf(floats[i]) < 0x1p-25f ? 0 : floats[i];
-        any |= doubles ? doubles[i] != 0 : floats[i] != 0;
-    }
-    return any;
-}
-
-static const void *moved(const void *p, ptrdiff_t elements, size_t size)
-{
-    return p ? (const char *)p + elements * (ptrdiff_t)size : NULL;
-}
-
 /* The arguments from the row'th row on, in this set's numbers. */
 static ncpu_norm_args from_row(const job *j, ncpu_norm_args a, size_t row, size_t rows)
 {
     const ptrdiff_t i = (ptrdiff_t)row;
     const size_t size = j->x.operand.size, real = ncpu_real_size(j->rows.dtype);
     a.rows = rows;
-    a.x = moved(a.x, i * a.x_stride, size), a.residual = moved(a.residual, i * a.residual_stride, size);
-    if (!a.floats) a.y = (void *)moved(a.y, i * a.y_stride, size);
-    a.center = moved(a.center, i, real), a.scale = moved(a.scale, i, real), a.shift = moved(a.shift, i, real);
+    a.x = ncpu_moved(a.x, i * a.x_stride, size), a.residual = ncpu_moved(a.residual, i * a.residual_stride, size);
+    if (!a.floats) a.y = (void *)ncpu_moved(a.y, i * a.y_stride, size);
+    a.center = ncpu_moved(a.center, i, real), a.scale = ncpu_moved(a.scale, i, real), a.shift = ncpu_moved(a.shift, i, real);
     return a;
 }
 
@@ -172,7 +152,6 @@ static void quantize(const job *j, size_t row, uint8_t *y, const workspace *w)
 static void group(const job *j, size_t row, size_t rows, char *scratch)
 {
     const ncpu_rows *r = &j->rows;
-    const ncpu_kernel_set *set = &r->kernels->set[r->dtype];
     workspace w;
     lay_out(j, scratch, &w);
     const ncpu_box box = ncpu_rows_box(r, row, rows);
@@ -184,7 +163,7 @@ static void group(const job *j, size_t row, size_t rows, char *scratch)
         s = sum;
     }
     measure(j, &s, rows, &w);
-    set->coefficients(rows, w.mean, j->norm->rms ? NULL : w.total.mean_tail, w.var, j->norm->eps, NULL, NULL, w.center,
+    r->kernels->set[r->dtype].coefficients(rows, w.mean, j->norm->rms ? NULL : w.total.mean_tail, w.var, j->norm->eps, NULL, NULL, w.center,
                       w.scale, w.shift, w.outside);
     if (j->residual.given) residual = ncpu_tile_in(&j->residual.operand, &r->view, &box, w.residual);
     const ncpu_tile y = ncpu_tile_out(&j->y.operand, &r->view, &box, w.y);
@@ -192,7 +171,7 @@ static void group(const job *j, size_t row, size_t rows, char *scratch)
         .len = r->view.s, .x = s.data, .residual = residual.data, .y = j->quantization ? (void *)w.values : y.data,
         .x_stride = s.row_stride, .residual_stride = residual.row_stride, .y_stride = y.row_stride,
         .center = w.center, .scale = w.scale, .shift = w.shift, .weight = j->weight, .bias = j->norm->bias,
-        .centered = !j->norm->rms, .shifted = drop_shifts(w.shift, rows, r->dtype), .floats = j->quantization != NULL,
+        .centered = !j->norm->rms, .shifted = ncpu_drop_shifts(w.shift, rows, r->dtype), .floats = j->quantization != NULL,
         .stream = j->stream, .activation = j->epilogue.activation, .negative_slope = j->epilogue.negative_slope};
     for (size_t i = 0, end; i < rows; i = end) {
         for (end = i + 1; !j->quantization && !w.outside[i] && end < rows && !w.outside[end];) end++;

@@ -2,6 +2,8 @@
 
 #include "rows.h"
 
+#include <math.h>
+
 enum { EIGHT = 8, MOST = 256 }; /* rows: kernels measure eight at a time */
 
 ncpu_status ncpu_plan_rows(ncpu_rows *r, const ncpu_array *x, const uint8_t *axes, size_t group_bytes)
@@ -30,4 +32,17 @@ const void *ncpu_row_weight(const ncpu_rows *r, const ncpu_row_norm *norm, void 
         if (r->dtype == NCPU_F64) ((double *)room)[j] = 1 + ((const double *)norm->weight)[j];
         else ((float *)room)[j] = 1 + ((const float *)norm->weight)[j];
     return room;
+}
+
+int ncpu_drop_shifts(void *shifts, size_t rows, ncpu_dtype dtype)
+{
+    int any = 0;
+    double *doubles = dtype == NCPU_F64 ? shifts : NULL;
+    float *floats = dtype == NCPU_F64 ? NULL : shifts;
+    for (size_t i = 0; i < rows; i++) {
+        if (doubles) doubles[i] = fabs(doubles[i]) < 0x1p-54 ? 0 : doubles[i];
+        else floats[i] = fabsf(floats[i]) < 0x1p-25f ? 0 : floats[i];
+        any |= doubles ? doubles[i] != 0 : floats[i] != 0;
+    }
+    return any;
 }

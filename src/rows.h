@@ -44,4 +44,13 @@ static inline void *ncpu_take_rows(const ncpu_rows *r, const ncpu_rows_array *a,
 /* norm->weight, or where 1 is to be added to it, the sum in `room` (width). */
 const void *ncpu_row_weight(const ncpu_rows *r, const ncpu_row_norm *norm, void *room);
 
+/* The shift makes up for what rounding left of the mean.  Below a quarter of an ulp of 1 it is left out, so that most rows
+ * need not add it: whether a row does follows from the row alone.  Returns whether any does. */
+int ncpu_drop_shifts(void *shifts, size_t rows, ncpu_dtype dtype);
+
+static inline const void *ncpu_moved(const void *p, ptrdiff_t elements, size_t size)
+{
+    return p ? (const char *)p + elements * (ptrdiff_t)size : NULL;
+}
+
 #endif

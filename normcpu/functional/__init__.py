@@ -17,5 +17,16 @@ TypeError: not an array, or a dtype that is not as above.  ValueError: shapes, v
 
 from .affine import scale_shift
 from .batch import batch_norm, batch_norm_backward
+from .rows import add_layer_norm, add_rms_norm, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 
-__all__ = ["batch_norm", "batch_norm_backward", "scale_shift"]
+__all__ = [
+    "add_layer_norm",
+    "add_rms_norm",
+    "batch_norm",
+    "batch_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "rms_norm",
+    "rms_norm_backward",
+    "scale_shift",
+]

@@ -2,5 +2,6 @@
 """The functions as objects that hold parameters, with PyTorch's constructors and state_dict keys."""
 
 from .batch import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .rows import LayerNorm, RMSNorm
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm", "RMSNorm"]
