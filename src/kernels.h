@@ -117,6 +117,7 @@ typedef struct {
     const void *center, *slope, *curve, *offset, *shift; /* (rows), in the numbers computed in */
     int shifted;                                         /* 0: all shifts are 0 */
     double *dweight, *dbias; /* (len, padded), both or neither */
+    int certain;             /* add sums whatever they are */
     void *strips;            /* scratch: 2 * (len + NCPU_PAD) of the numbers computed in */
 } ncpu_norm_grad_args;
 
@@ -156,11 +157,14 @@ typedef struct {
                          const void *weight, const void *bias, void *center, void *scale, void *shift,
                          uint8_t *outside);
     void (*grad_coefficients)(const ncpu_grad_coefficients *, size_t c);
+    /* s1[i] = sum(x), s2[i] = sum(x^2) of row i; squares: s2 alone, s1 has no meaning.  Of the arguments no more than x. */
+    void (*norm_sums)(const ncpu_norm_args *, int squares, double *s1, double *s2);
     void (*norm_rows)(const ncpu_norm_args *);
-    /* p1[i] = sum(dy * weight), p2[i] = sum(dy * weight * (x - k[i])) of row i; large[i]: a |dy| is so large that sums over
-     * rows might overflow.  Of its arguments no more than dy, x and weight. */
-    void (*norm_grad_sums)(const ncpu_norm_grad_args *, const double *k, double *p1, double *p2, uint8_t *large);
-    void (*norm_grad_rows)(const ncpu_norm_grad_args *);
+    /* p1[i] = sum(dy * weight), p2[i] = sum(dy * weight * (x - k[i])) of row i.  Of its arguments no more than dy, x and
+     * weight. */
+    void (*norm_grad_sums)(const ncpu_norm_grad_args *, const double *k, double *p1, double *p2);
+    /* 1 where a sum over rows is infinite or NaN, and not `certain` to be: nothing was added to dweight and dbias. */
+    int (*norm_grad_rows)(const ncpu_norm_grad_args *);
 } ncpu_kernel_set;
 
 typedef struct {

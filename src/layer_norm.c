@@ -7,8 +7,6 @@
 #include "apply.h"
 #include "rows.h"
 
-enum { GROUP = 32768 }; /* bytes */
-
 typedef struct {
     ncpu_rows rows;
     const ncpu_row_norm *norm;
@@ -20,49 +18,35 @@ typedef struct {
     double *mean, *var; /* OUT: (rows), or NULL */
     int stream;
     ncpu_team *team;
-    size_t groups, tasks, scratch_size;
+    size_t groups, tasks, measure_size, scratch_size;
     char *scratch;
 } job;
 
 /* What a task works in: for each row of a group. */
 typedef struct {
-    ncpu_moments_state total, part;
-    double *mean, *var;
+    ncpu_moments_state total;
+    double *mean, *var, *start, *s1, *s2;
     void *center, *scale, *shift; /* real */
-    uint8_t *outside;
+    uint8_t *outside, *rejected;
     float *values; /* (width): what is to be quantized */
-    void *measure;
+    void *measure; /* of one row that plain sums do not fit */
     void *x, *added, *sum, *residual, *y; /* copies, where arrays are not direct */
 } workspace;
-
-/* A group of rows that lie `stride` elements apart, as channels to be measured. */
-static void plan_measurement(const job *j, void *data, ptrdiff_t stride, size_t rows, ncpu_view *view,
-                             ncpu_operand *operand, ncpu_measurement *m)
-{
-    const size_t size = j->x.operand.size;
-    *view = (ncpu_view){.n = 1, .c = rows, .s = j->rows.view.s};
-    *operand = (ncpu_operand){.data = data, .size = size, .c_stride = stride * (ptrdiff_t)size, .direct = 1,
-                              .channel_step = stride};
-    ncpu_plan_measurement(m, j->rows.kernels, view, operand, j->rows.dtype, rows);
-}
 
 static size_t lay_out(const job *j, char *memory, workspace *w)
 {
     const ncpu_rows *r = &j->rows;
     const size_t padded = ncpu_padded(r->group), bytes = padded * sizeof(double);
     ncpu_arena a = {memory, 0};
-    ncpu_view view;
-    ncpu_operand operand;
-    ncpu_measurement m;
-    plan_measurement(j, NULL, 0, r->group, &view, &operand, &m);
-    double *moments = ncpu_take(&a, 10 * bytes);
+    double *moments = ncpu_take(&a, 9 * bytes);
     if (memory) {
-        w->total = ncpu_state_in(moments, padded), w->part = ncpu_state_in(moments + 4 * padded, padded);
-        w->mean = moments + 8 * padded, w->var = moments + 9 * padded;
+        w->total = ncpu_state_in(moments, padded), w->mean = moments + 4 * padded, w->var = moments + 5 * padded;
+        w->start = moments + 6 * padded, w->s1 = moments + 7 * padded, w->s2 = moments + 8 * padded;
+        memset(w->start, 0, bytes);
     }
     w->center = ncpu_take(&a, bytes), w->scale = ncpu_take(&a, bytes), w->shift = ncpu_take(&a, bytes);
-    w->outside = ncpu_take(&a, padded);
-    w->measure = ncpu_take(&a, ncpu_measure_scratch(&m));
+    w->outside = ncpu_take(&a, padded), w->rejected = ncpu_take(&a, padded);
+    w->measure = ncpu_take(&a, j->measure_size);
     w->values = ncpu_take(&a, j->quantization ? r->view.s * sizeof(float) : 0);
     w->x = ncpu_take_rows(r, &j->x, &a), w->added = ncpu_take_rows(r, &j->added, &a);
     w->sum = ncpu_take_rows(r, &j->sum, &a), w->residual = ncpu_take_rows(r, &j->residual, &a);
@@ -85,23 +69,53 @@ static void add(const job *j, const ncpu_tile *x, const ncpu_tile *added, const 
         .shift = wide ? (const void *)(twice + 2) : single + 2});
 }
 
-/* w->total, mean and var of the rows. */
-static void measure(const job *j, const ncpu_tile *s, size_t rows, workspace *w)
+/* One row as a channel. */
+static void plan_row(const job *j, void *data, ncpu_view *view, ncpu_operand *operand, ncpu_measurement *m)
+{
+    *view = (ncpu_view){.n = 1, .c = 1, .s = j->rows.view.s};
+    *operand = (ncpu_operand){.data = data, .size = j->x.operand.size, .direct = 1};
+    ncpu_plan_measurement(m, j->rows.kernels, view, operand, j->rows.dtype, 1);
+}
+
+/* w->total of a row, in blocks, each from a start value of its own. */
+static void measure_row(const job *j, void *data, size_t row, workspace *w)
 {
     ncpu_view view;
     ncpu_operand operand;
     ncpu_measurement m;
-    plan_measurement(j, s->data, s->row_stride, rows, &view, &operand, &m);
+    double memory[4];
+    const ncpu_moments_state total = ncpu_state_at(&w->total, row), part = ncpu_state_in(memory, 1);
     double count = 0;
+    plan_row(j, data, &view, &operand, &m);
     for (size_t q = 0; q < m.chunks; q++) {
         const double more = (double)ncpu_chunk_count(&m, q);
-        ncpu_measure_chunk(&m, 0, rows, q, q ? &w->part : &w->total, w->measure, j->team);
-        if (q) m.kernels->merge(rows, count, &w->total, more, &w->part);
+        ncpu_measure_chunk(&m, 0, 1, q, q ? &part : &total, w->measure, j->team);
+        if (q) m.kernels->merge(1, count, &total, more, &part);
         count += more;
     }
+}
+
+/* w->total, mean and var of the rows: by plain sums where the mean is small beside sigma and float can hold the squares. */
+static void measure(const job *j, const ncpu_norm_args *a, size_t rows, workspace *w)
+{
+    const double count = (double)a->len, least = ncpu_tiny(j->rows.dtype) * count;
+    const int rms = j->norm->rms;
+    j->rows.kernels->set[j->rows.dtype].norm_sums(a, rms, w->s1, w->s2);
+    if (rms)
+        for (size_t i = 0; i < rows; i++) {
+            w->mean[i] = 0, w->var[i] = w->s2[i] / count;
+            w->rejected[i] = !(w->s2[i] >= least && w->s2[i] < INFINITY);
+        }
+    else
+        j->rows.kernels->finish(rows, count, ncpu_tiny(j->rows.dtype), ncpu_near(j->rows.dtype), w->start, w->s1, w->s2,
+                                &w->total, w->rejected);
     for (size_t i = 0; i < rows; i++) {
-        const double mean = w->total.mean[i], var = w->total.m2[i] / count;
-        w->mean[i] = j->norm->rms ? 0 : mean, w->var[i] = j->norm->rms ? var + mean * mean : var;
+        if (w->rejected[i]) {
+            measure_row(j, (void *)ncpu_moved(a->x, (ptrdiff_t)i * a->x_stride, j->x.operand.size), i, w);
+            const double mean = w->total.mean[i], square = w->total.m2[i] / count + mean * mean;
+            if (rms) w->var[i] = square;
+        }
+        if (!rms) w->mean[i] = w->total.mean[i], w->var[i] = w->total.m2[i] / count;
     }
 }
 
@@ -112,7 +126,7 @@ static ncpu_norm_args from_row(const job *j, ncpu_norm_args a, size_t row, size_
     const size_t size = j->x.operand.size, real = ncpu_real_size(j->rows.dtype);
     a.rows = rows;
     a.x = ncpu_moved(a.x, i * a.x_stride, size), a.residual = ncpu_moved(a.residual, i * a.residual_stride, size);
-    if (!a.floats) a.y = (void *)ncpu_moved(a.y, i * a.y_stride, size);
+    if (!j->quantization) a.y = (void *)ncpu_moved(a.y, i * a.y_stride, size);
     a.center = ncpu_moved(a.center, i, real), a.scale = ncpu_moved(a.scale, i, real), a.shift = ncpu_moved(a.shift, i, real);
     return a;
 }
@@ -162,17 +176,19 @@ static void group(const job *j, size_t row, size_t rows, char *scratch)
         add(j, &s, &added, &sum, rows);
         s = sum;
     }
-    measure(j, &s, rows, &w);
+    ncpu_norm_args args = {.rows = rows, .len = r->view.s, .x = s.data, .x_stride = s.row_stride};
+    measure(j, &args, rows, &w);
     r->kernels->set[r->dtype].coefficients(rows, w.mean, j->norm->rms ? NULL : w.total.mean_tail, w.var, j->norm->eps, NULL, NULL, w.center,
                       w.scale, w.shift, w.outside);
     if (j->residual.given) residual = ncpu_tile_in(&j->residual.operand, &r->view, &box, w.residual);
     const ncpu_tile y = ncpu_tile_out(&j->y.operand, &r->view, &box, w.y);
-    const ncpu_norm_args args = {
+    args = (ncpu_norm_args){
         .len = r->view.s, .x = s.data, .residual = residual.data, .y = j->quantization ? (void *)w.values : y.data,
         .x_stride = s.row_stride, .residual_stride = residual.row_stride, .y_stride = y.row_stride,
         .center = w.center, .scale = w.scale, .shift = w.shift, .weight = j->weight, .bias = j->norm->bias,
-        .centered = !j->norm->rms, .shifted = ncpu_drop_shifts(w.shift, rows, r->dtype), .floats = j->quantization != NULL,
-        .stream = j->stream, .activation = j->epilogue.activation, .negative_slope = j->epilogue.negative_slope};
+        .centered = !j->norm->rms, .shifted = !j->norm->rms && ncpu_drop_shifts(w.shift, rows, r->dtype),
+        .floats = j->quantization && r->dtype != NCPU_F32, .stream = j->stream,
+        .activation = j->epilogue.activation, .negative_slope = j->epilogue.negative_slope};
     for (size_t i = 0, end; i < rows; i = end) {
         for (end = i + 1; !j->quantization && !w.outside[i] && end < rows && !w.outside[end];) end++;
         apply(j, &args, i, end - i, &w);
@@ -209,7 +225,7 @@ static ncpu_status check(const ncpu_array *x, const ncpu_array *added, const ncp
 
 static ncpu_status bring(job *j, const ncpu_array *x, const ncpu_array *added, const ncpu_array *sum, const ncpu_array *y)
 {
-    ncpu_status status = ncpu_plan_rows(&j->rows, x, j->norm->axes, GROUP);
+    ncpu_status status = ncpu_plan_rows(&j->rows, x, j->norm->axes, ncpu_cached_bytes() / 2);
     if (!status) status = ncpu_bring_rows(&j->rows, x, x, x->dtype, &j->x);
     if (!status) status = ncpu_bring_rows(&j->rows, added, x, x->dtype, &j->added);
     if (!status) status = ncpu_bring_rows(&j->rows, sum, x, x->dtype, &j->sum);
@@ -240,6 +256,11 @@ ncpu_status ncpu_layer_norm(const ncpu_array *x, const ncpu_row_norm *norm, cons
     j.tasks = least(j.groups, (size_t)team.threads);
     j.stream = !quantization && j.y.operand.direct && y->data != x->data && (!sum || added->data != y->data)
                && ncpu_leaves_caches(bytes);
+    ncpu_view row_view;
+    ncpu_operand row_operand;
+    ncpu_measurement m;
+    plan_row(&j, NULL, &row_view, &row_operand, &m);
+    j.measure_size = ncpu_measure_scratch(&m);
     workspace unused;
     j.scratch_size = lay_out(&j, NULL, &unused);
     const size_t weights = norm->plus_one ? (v->s * ncpu_real_size(x->dtype) + 63) / 64 * 64 : 0;

@@ -9,7 +9,7 @@
 
 #include "rows.h"
 
-enum { GROUP = 16384, SLICE = 16, CHUNKS = 16 };
+enum { SLICE = 16, CHUNKS = 16, LEAST_CHUNK = 32 }; /* rows, but for CHUNKS */
 
 typedef struct {
     ncpu_rows rows;
@@ -68,12 +68,12 @@ static void settle(const job *j, const ncpu_norm_grad_args *a, size_t rows, work
     for (size_t i = 0; i < rows; i++)
         w->start[i] = j->rows.dtype == NCPU_F64 ? w->mean[i] : (double)(float)w->mean[i];
     set->coefficients(rows, w->mean, NULL, w->var, j->norm->eps, NULL, NULL, w->center, w->slope, w->shift, w->outside);
-    set->norm_grad_sums(a, w->start, w->p1, w->p2, w->also);
+    set->norm_grad_sums(a, w->start, w->p1, w->p2);
     for (size_t i = 0; i < rows; i++) {
-        w->outside[i] |= w->also[i] | !isfinite(w->p1[i]) | !isfinite(w->p2[i]);
+        w->outside[i] |= !isfinite(w->p1[i]) | !isfinite(w->p2[i]);
         if (w->outside[i]) {
             const ncpu_norm_grad_args one = from_row(j, *a, i, 1);
-            wide->norm_grad_sums(&one, w->start + i, w->p1 + i, w->p2 + i, w->also);
+            wide->norm_grad_sums(&one, w->start + i, w->p1 + i, w->p2 + i);
         }
         if (j->norm->rms) w->p1[i] = 0;
     }
@@ -98,8 +98,25 @@ static void apply_wide(const job *j, ncpu_norm_grad_args a, size_t row, const wo
         .eps = j->norm->eps, .count = (double)j->rows.view.s, .training = 1, .center = center, .slope = slope,
         .curve = curve, .offset = offset, .dweight = unused, .outside = outside};
     wide->grad_coefficients(&c, 1);
-    a.center = center, a.slope = slope, a.curve = curve, a.offset = offset, a.shift = shift, a.shifted = 1;
+    a.center = center, a.slope = slope, a.curve = curve, a.offset = offset, a.shift = shift;
+    a.rows = 1, a.shifted = a.certain = 1;
     wide->norm_grad_rows(&a);
+}
+
+/* Rows that float can hold.  Their sums over rows may still overflow: then those are made again in double, for which dy has
+ * to be there still. */
+static void apply(const job *j, const ncpu_norm_grad_args *a, size_t row, const workspace *w)
+{
+    const ncpu_kernel_set *set = &j->rows.kernels->set[j->rows.dtype];
+    ncpu_norm_grad_args sums = *a, dx = *a;
+    dx.dweight = dx.dbias = NULL, sums.dx = NULL;
+    const int in_place = a->dx == a->dy && j->summed;
+    if (!set->norm_grad_rows(in_place ? &sums : a)) {
+        if (in_place) set->norm_grad_rows(&dx);
+        return;
+    }
+    for (size_t i = 0; i < a->rows; i++) apply_wide(j, from_row(j, sums, i, 1), row + i, w);
+    if (in_place) set->norm_grad_rows(&dx);
 }
 
 static void group(const job *j, size_t row, size_t rows, double *sums, char *scratch)
@@ -125,7 +142,7 @@ static void group(const job *j, size_t row, size_t rows, double *sums, char *scr
         for (end = i + 1; !w.outside[i] && end < rows && !w.outside[end] && end % SLICE;) end++;
         const ncpu_norm_grad_args some = from_row(j, a, i, end - i);
         if (w.outside[i]) apply_wide(j, some, i, &w);
-        else r->kernels->set[r->dtype].norm_grad_rows(&some);
+        else apply(j, &some, i, &w);
     }
     ncpu_tile_done(&j->dx.operand, &r->view, &box, &dx);
 }
@@ -160,7 +177,7 @@ static void store(const job *j, void *to, const double *sums)
 
 static ncpu_status bring(job *j, const ncpu_array *dy, const ncpu_array *s, const ncpu_array *dsum, const ncpu_array *dx)
 {
-    ncpu_status status = ncpu_plan_rows(&j->rows, s, j->norm->axes, GROUP);
+    ncpu_status status = ncpu_plan_rows(&j->rows, s, j->norm->axes, ncpu_cached_bytes() / 4);
     if (!status) status = ncpu_bring_rows(&j->rows, s, s, s->dtype, &j->s);
     if (!status) status = ncpu_bring_rows(&j->rows, dy, s, s->dtype, &j->dy);
     if (!status) status = ncpu_bring_rows(&j->rows, dsum, s, s->dtype, &j->dsum);
@@ -177,12 +194,11 @@ ncpu_status ncpu_layer_norm_backward(const ncpu_array *dy, const ncpu_array *s, 
     const ncpu_view *v = &j.rows.view;
     if (status || v->s == 0) return status;
 
-    /* Four rows meet before they are added to the others, so groups and chunks are multiples of that, whatever the team. */
     ncpu_team team;
     ncpu_team_begin(&team, (double)v->n * (double)v->s * (double)(j.s.operand.size * (size_t)(5 + j.dsum.given)));
     j.team = &team;
-    j.rows.group = j.rows.group < 4 ? 4 : j.rows.group > SLICE ? j.rows.group / SLICE * SLICE : j.rows.group / 4 * 4;
-    j.chunk = divide_up(divide_up(v->n, CHUNKS), 2 * j.rows.group) * 2 * j.rows.group;
+    j.rows.group = j.rows.group < SLICE ? SLICE : j.rows.group / SLICE * SLICE;
+    j.chunk = divide_up(divide_up(v->n, CHUNKS), LEAST_CHUNK) * LEAST_CHUNK;
     j.chunks = v->n ? divide_up(v->n, j.chunk) : 0;
     j.tasks = j.chunks ? least(j.chunks, (size_t)team.threads) : 1;
     j.padded = ncpu_padded(v->s + 1);

@@ -69,6 +69,11 @@ def test_instruction_sets_on_awkward_values(dtype: str, kind: str) -> None:
                 "moments all",
                 "scale_shift",
                 "scale_axis",
+                "layer_norm",
+                "layer_norm channels",
+                "add_rms_norm",
+                "rows backward",
+                "rms_norm backward",
             ):
                 with np.errstate(all="ignore"):
                     made = digest(OPERATIONS[name](inputs))
@@ -120,6 +125,11 @@ def test_threads(dtype: str, shape: tuple[int, ...], axis: int) -> None:
             "moments first axis",
             "scale_shift residual",
             "scale_axis",
+            "layer_norm",
+            "layer_norm channels",
+            "add_rms_norm",
+            "rows backward",
+            "rms_norm backward",
         ):
             made = digest(OPERATIONS[name](inputs))
             assert want.setdefault(name, made) == made, (threads, name)
