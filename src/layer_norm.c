@@ -216,7 +216,8 @@ static ncpu_status check(const ncpu_array *x, const ncpu_array *added, const ncp
                          const ncpu_quantization *q, const ncpu_array *y)
 {
     const int bytes = y->dtype == NCPU_U8 || y->dtype == NCPU_I8;
-    if (bytes != (q != NULL) || (added != NULL) != (sum != NULL)) return NCPU_ERROR_ARGUMENT;
+    if (bytes != (q != NULL) || (!bytes && y->dtype != x->dtype)) return NCPU_ERROR_ARGUMENT;
+    if ((added != NULL) != (sum != NULL)) return NCPU_ERROR_ARGUMENT;
     if (q && x->dtype == NCPU_F64) return NCPU_ERROR_UNSUPPORTED;
     if (q && q->scales && y->dtype != NCPU_I8) return NCPU_ERROR_ARGUMENT;
     if (q && !q->scales && !(q->scale > 0 && q->scale < INFINITY)) return NCPU_ERROR_ARGUMENT;

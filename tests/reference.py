@@ -259,6 +259,7 @@ def row_norm(
     # A mean that is off by sigma * 2^-22 moves every y by weight * 2^-22.
     sigma = 0 if rms else np.sqrt(var / (var + WIDE(eps)))
     size = np.abs(normal * gain) + np.abs(added) + np.abs(extra) + np.abs(gain) * sigma
+    size = size + np.abs(gain) * WIDE(2.0) ** (-1022 if s.dtype == np.float64 else -126)  # normal is rounded first
     mean = np.broadcast_to(mean, var.shape)
     return Rows(ACTIVATIONS[activation](before, negative_slope), before, size, mean, var)
 
@@ -300,7 +301,8 @@ def row_norm_backward(
     normal = (wide(s) - center) * inv
     # The mean is rounded to float (double), and what that left is made up for.
     rounded = np.abs(center) * inv * WIDE(2.0) ** (-53 if s.dtype == np.float64 else -24)
-    g, size = wide(dy) * factor(s, weight, plus_one), np.abs(normal) + rounded
+    shift = 0 if rms else 0.25  # what is left out of it there: below a quarter of an ulp of 1
+    g, size = wide(dy) * factor(s, weight, plus_one), np.abs(normal) + rounded + shift
     beside = WIDE(0) if dsum is None else wide(dsum)
     first = WIDE(0) if rms else g.mean(axes, keepdims=True)
     dx = inv * (g - first - normal * (g * normal).mean(axes, keepdims=True)) + beside

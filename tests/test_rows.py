@@ -10,7 +10,7 @@ import pytest
 import reference
 from budgets import BUDGETS, DTYPES, F32, F64, assert_close, column
 from cases import VALUES, lay_out, layouts, shapes, values
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_batch_norm import ACTIVATIONS, SLOPE, activation_for
 
@@ -78,6 +78,7 @@ class Case:
 # ---- Forward ---------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=100)
 @given(st.data(), st.sampled_from(ACTIVATIONS))
 def test_forward(data: st.DataObject, activation: str | None) -> None:
     case = Case(data)
@@ -178,6 +179,7 @@ def test_empty(shape: tuple[int, ...]) -> None:
 # ---- Fusions ---------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=100)
 @given(st.data())
 def test_residual_connection(data: st.DataObject) -> None:
     """One pass gives the bits of two, in place too."""
@@ -198,9 +200,11 @@ def test_residual_connection(data: st.DataObject) -> None:
     assert np.array_equal(out_sum, total)
 
 
+@settings(max_examples=100)
 @given(st.data(), st.sampled_from([np.int8, np.uint8]))
 def test_quantized(data: st.DataObject, kind: Any) -> None:
-    """As QuantizeLinear of the float32 result: a quotient, rounded to even, then the zero point, then the range."""
+    """As QuantizeLinear of the float32 result: a quotient, rounded to even, then the zero point, then the range.
+    16-bit data is not rounded before; statistics of it and of float32 may differ by a bit, so a tie may go elsewhere."""
     case = Case(data, ["random", "mean 1e5", "1e30", "integers"])
     if case.dtype == F64:
         return
@@ -210,12 +214,13 @@ def test_quantized(data: st.DataObject, kind: Any) -> None:
     got = case.norm(case.x, quantize=Quantization(float(scale), zero, kind))
     assert got.dtype == kind
     want = np.clip(np.rint(exact / scale).astype(np.float64) + zero, low, low + 255)
-    assert np.array_equal(got, want)
+    near = 0 if case.dtype == F32 else 1
+    assert np.abs(got - want).max() <= near
     dynamic = case.norm(case.x, quantize=Quantization())
     peak = np.abs(exact).max(case.axes, keepdims=True)
     scales = np.where(peak > 0, peak / np.float32(127), np.float32(1))
-    assert np.array_equal(dynamic.scales, scales)
-    assert np.array_equal(dynamic.y, np.rint(exact / scales))
+    np.testing.assert_allclose(dynamic.scales, scales, rtol=1e-6 * near)
+    assert np.abs(dynamic.y - np.rint(exact / scales)).max() <= near
 
 
 def test_quantized_ties_and_extremes() -> None:
@@ -236,6 +241,7 @@ def test_quantized_ties_and_extremes() -> None:
 # ---- Backward --------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=100)
 @given(st.data())
 def test_backward(data: st.DataObject) -> None:
     case = Case(data, ["random", "mean 1e3", "mean 1e5", "mean 1e7", "outlier first", "integers"])

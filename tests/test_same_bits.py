@@ -131,6 +131,8 @@ def test_threads(dtype: str, shape: tuple[int, ...], axis: int) -> None:
             "rows backward",
             "rms_norm backward",
         ):
+            if name == "layer_norm channels" and shape[axis] == 1:
+                continue  # millions of rows of one element
             made = digest(OPERATIONS[name](inputs))
             assert want.setdefault(name, made) == made, (threads, name)
 
