@@ -42,7 +42,7 @@ INSTRUCTION_SETS = (
 # wins over -O3 -g0 (CPython's own flags have -g), but nothing undoes the numbers' contract.
 FLAGS = ["-std=c11", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 CONTRACT = ["-ffp-contract=off", "-fno-fast-math"]
-# Of the kernels: gcc's copies of loops for each value of a flag are a tenth of their size and no faster; clang has none.
+# Of the kernels: gcc's copies of loops for each value of a flag are a tenth of their size and no faster.
 COMPACT = ["-fno-unswitch-loops", "-Wno-ignored-optimization-argument"]
 WARNINGS = ["-Wall", "-Wextra"]
 OPENMP = ["-fopenmp"]

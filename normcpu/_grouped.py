@@ -23,7 +23,6 @@ from ._arrays import (
     as_like,
     as_number,
     as_parameter,
-    mask_shape,
     output_for,
     real_of,
 )

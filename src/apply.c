@@ -7,7 +7,7 @@
 /* Elements of a box: small enough to stay in L2 when packed, large enough to hide the call. */
 enum { BOX = 32768, NEAR = 16384 }; /* bytes: parameters that stay in the fastest cache beside the data */
 
-static ncpu_status check_epilogue(ncpu_dtype dtype, const ncpu_epilogue *e)
+ncpu_status ncpu_check_epilogue(ncpu_dtype dtype, const ncpu_epilogue *e)
 {
     const int transcendental = e->activation >= NCPU_SILU && e->activation <= NCPU_TANH;
     if ((unsigned)e->activation > NCPU_HARDSWISH) return NCPU_ERROR_ARGUMENT;
@@ -23,7 +23,7 @@ ncpu_status ncpu_plan_application(ncpu_application *a, const ncpu_kernels *kerne
     *a = (ncpu_application){.kernels = kernels, .view = view, .dtype = x->dtype, .widened = 1};
     if (epilogue) a->epilogue = *epilogue;
     if (y->dtype != (integer ? NCPU_F32 : x->dtype) || (integer && a->epilogue.residual)) return NCPU_ERROR_ARGUMENT;
-    ncpu_status status = check_epilogue(x->dtype, &a->epilogue);
+    ncpu_status status = ncpu_check_epilogue(x->dtype, &a->epilogue);
     if (!status) status = ncpu_operand_of(x, x, view, &a->x);
     if (!status) status = ncpu_operand_of(y, x, view, &a->y);
     if (!status && a->epilogue.residual) {

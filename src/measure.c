@@ -126,14 +126,6 @@ static void measure_set(const ncpu_measurement *m, const ncpu_kernel_set *set, c
     (m->view->cols ? set->measure_cols : set->measure_runs)(args, k, s1, s2);
 }
 
-/* Below it, squares of differences lose bits to float's underflow: 2^-100 is 2^49 subnormal steps.  f16 data is
- * made of multiples of 2^-24, whose squares do not come near. */
-static double tiny(ncpu_dtype dtype) { return dtype == NCPU_F32 || dtype == NCPU_BF16 ? 0x1p-100 : 0; }
-
-/* s2 and s1^2/count cancel, to half of s2 where k is a standard deviation from the mean, and what s2 has lost then counts
- * twice: sums of doubles, with nothing to spare, must start nearer. */
-static double near(ncpu_dtype dtype) { return dtype == NCPU_F64 ? 4 : 2; }
-
 /* Measures a rejected channel (runs) or 16 columns (cols) again: from the mean that the first sums gave, then, where
  * float cannot hold the squares, in double from its own guess and again from that pass's mean. */
 static void measure_again(const ncpu_measurement *m, ncpu_measure_args args, double count, size_t j, size_t width,
@@ -160,7 +152,7 @@ static void measure_again(const ncpu_measurement *m, ncpu_measure_args args, dou
         int unsettled = 0;
         for (size_t i = 0; i < width; i++) {
             if (!pending[i]) continue;
-            if (pass == 0 && !(s2[i] >= tiny(m->dtype) * count && s2[i] < INFINITY)) {
+            if (pass == 0 && !(s2[i] >= ncpu_tiny(m->dtype) * count && s2[i] < INFINITY)) {
                 unsettled = 1;
                 continue;
             }
@@ -191,7 +183,7 @@ static void measure_block(const ncpu_measurement *m, const ncpu_box *box, int fi
     if (beside) measure_beside(m, set, args, w);
     else measure_set(m, set, &args, w->k, w->s1, w->s2);
     const size_t step = m->view->cols ? NCPU_PAD : 1;
-    if (m->kernels->finish(channels, count, tiny(m->dtype), near(m->dtype), w->k, w->s1, w->s2, &w->part, w->rejected))
+    if (m->kernels->finish(channels, count, ncpu_tiny(m->dtype), ncpu_near(m->dtype), w->k, w->s1, w->s2, &w->part, w->rejected))
         for (size_t j = 0; j < channels; j += step) {
             const size_t width = least(step, channels - j);
             if (memchr(w->rejected + j, 1, width)) measure_again(m, args, count, j, width, w);

@@ -51,6 +51,14 @@ size_t ncpu_columns_together(const ncpu_view *view, ncpu_dtype dtype, size_t thr
 /* All channels, on the team: total must have room for the padded number of channels. */
 ncpu_status ncpu_measure(ncpu_measurement *m, const ncpu_moments_state *total, ncpu_team *team);
 
+/* Below it, squares of differences lose bits to float's underflow: 2^-100 is 2^49 subnormal steps.  f16 data is
+ * made of multiples of 2^-24, whose squares do not come near. */
+static inline double ncpu_tiny(ncpu_dtype dtype) { return dtype == NCPU_F32 || dtype == NCPU_BF16 ? 0x1p-100 : 0; }
+
+/* s2 and s1^2/count cancel, to half of s2 where k is a standard deviation from the mean, and what s2 has lost then counts
+ * twice: sums of doubles, with nothing to spare, must start nearer. */
+static inline double ncpu_near(ncpu_dtype dtype) { return dtype == NCPU_F64 ? 4 : 2; }
+
 static inline ncpu_moments_state ncpu_state_at(const ncpu_moments_state *s, size_t j)
 {
     return (ncpu_moments_state){s->mean + j, s->mean_tail + j, s->m2 + j, s->m2_tail + j};

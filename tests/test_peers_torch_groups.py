@@ -65,7 +65,9 @@ def test_group_norm(groups, shape, affine, dtype):
     x, dy = draw(shape, element, 0), draw(shape, element, 1)
     check_step(ours, theirs, x, dy, tolerance, element != np.float64)
     assert_same_state(ours, theirs, 0)
-    close(ours.eval()(x), theirs.eval()(tensor(x).to(next(theirs.parameters(), tensor(x.astype(float))).dtype)), tolerance)
+    close(
+        ours.eval()(x), theirs.eval()(tensor(x).to(next(theirs.parameters(), tensor(x.astype(float))).dtype)), tolerance
+    )
 
 
 INSTANCES = {"InstanceNorm1d": (3, 5, 7), "InstanceNorm2d": (2, 5, 4, 6), "InstanceNorm3d": (2, 5, 3, 2, 4)}

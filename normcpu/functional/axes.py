@@ -85,7 +85,11 @@ def lp_norm(x: Array, p: float, axes: tuple[int, ...]) -> Float64s:
     if p == math.inf:
         with np.errstate(invalid="ignore"):
             sides = x.max(axes, initial=-math.inf), x.min(axes, initial=math.inf)
-        return np.maximum(sides[0].astype(np.float64), -sides[1].astype(np.float64)) if count else sides[0].astype(float) * 0
+        return (
+            np.maximum(sides[0].astype(np.float64), -sides[1].astype(np.float64))
+            if count
+            else sides[0].astype(float) * 0
+        )
     if p != 1:
         raise ValueError(f"p must be 1, 2 or inf, got {p!r}")
     total = np.zeros([n for a, n in enumerate(x.shape) if a not in axes])

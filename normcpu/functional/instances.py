@@ -96,9 +96,7 @@ def instance_norm(
     if running_mean is not None:
         check_apart(tuple(running), {name: a for name, a in inputs.items() if isinstance(a, np.ndarray)})
     g = Grouped(array, axis, channels, as_positions(mask, array, axis, array.shape[0]))
-    made = normalize(
-        g, array, weight, bias, eps, activation, negative_slope, residual, out, return_mask, running
-    )
+    made = normalize(g, array, weight, bias, eps, activation, negative_slope, residual, out, return_mask, running)
     skipped = update_running(g, made, *running.values(), momentum, biased, policy)
     return BatchNormResult(*made, skipped) if return_stats or return_mask else made.y
 

@@ -121,7 +121,9 @@ def local_response_norm_backward(
     return dx
 
 
-def _arguments(size: int, alpha: float, beta: float, k: float, placing: str) -> tuple[tuple[int, int], float, float, float]:
+def _arguments(
+    size: int, alpha: float, beta: float, k: float, placing: str
+) -> tuple[tuple[int, int], float, float, float]:
     window = as_choice("placing", placing, PLACINGS)
     if as_int("size", size) < 1:
         raise ValueError(f"size must be at least 1, got {size}")
