@@ -109,6 +109,30 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 #define R double
 #include "kernels.inc"
 
+#define SET f32
+#define T float
+#include "kernels/scale.inc"
+
+#define SET f64
+#define T double
+#include "kernels/scale.inc"
+
+#define SET f16
+#define T ncpu_f16
+#include "kernels/scale.inc"
+
+#define SET bf16
+#define T ncpu_bf16
+#include "kernels/scale.inc"
+
+#define KERNEL_SET(set)                                                                               \
+    {guess_runs_##set,   guess_cols_##set,        measure_runs_##set,      measure_cols_##set,          \
+     apply_runs_##set,   apply_cols_##set,        grad_measure_runs_##set, grad_measure_cols_##set,     \
+     grad_apply_runs_##set, grad_apply_cols_##set, coefficients_##set,                                 \
+     grad_coefficients_##set, norm_sums_##set, norm_rows_##set,                                  \
+     norm_grad_sums_##set, norm_grad_rows_##set}
+
+#ifdef NCPU_DEFINES_WIDE
 #define SET f32_wide
 #define WIDE
 #define T float
@@ -139,35 +163,15 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 #define R float
 #include "kernels.inc"
 
-#define SET f32
-#define T float
-#include "kernels/scale.inc"
-
-#define SET f64
-#define T double
-#include "kernels/scale.inc"
-
-#define SET f16
-#define T ncpu_f16
-#include "kernels/scale.inc"
-
-#define SET bf16
-#define T ncpu_bf16
-#include "kernels/scale.inc"
-
-#define KERNEL_SET(set)                                                                               \
-    {guess_runs_##set,   guess_cols_##set,        measure_runs_##set,      measure_cols_##set,          \
-     apply_runs_##set,   apply_cols_##set,        grad_measure_runs_##set, grad_measure_cols_##set,     \
-     grad_apply_runs_##set, grad_apply_cols_##set, coefficients_##set,                                 \
-     grad_coefficients_##set, norm_sums_##set, norm_rows_##set,                                  \
-     norm_grad_sums_##set, norm_grad_rows_##set}
+const ncpu_kernel_set ncpu_wide[] = {[NCPU_F32] = KERNEL_SET(f32_wide), [NCPU_F64] = KERNEL_SET(f64),
+                                     [NCPU_F16] = KERNEL_SET(f16_wide), [NCPU_BF16] = KERNEL_SET(bf16_wide)};
+#endif
 
 const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .name = NCPU_ISA_NAME,
     .set = {[NCPU_F32] = KERNEL_SET(f32), [NCPU_F64] = KERNEL_SET(f64),
             [NCPU_F16] = KERNEL_SET(f16), [NCPU_BF16] = KERNEL_SET(bf16)},
-    .wide = {[NCPU_F32] = KERNEL_SET(f32_wide), [NCPU_F64] = KERNEL_SET(f64),
-             [NCPU_F16] = KERNEL_SET(f16_wide), [NCPU_BF16] = KERNEL_SET(bf16_wide)},
+    .wide = ncpu_wide,
     .apply_runs_u8 = apply_runs_u8, .apply_cols_u8 = apply_cols_u8,
     .apply_runs_i8 = apply_runs_i8, .apply_cols_i8 = apply_cols_i8,
     .scale_runs = {scale_runs_f32, scale_runs_f64, scale_runs_f16, scale_runs_bf16},

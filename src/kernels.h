@@ -172,7 +172,7 @@ typedef struct {
 typedef struct {
     const char *name;
     ncpu_kernel_set set[NCPU_BF16 + 1];  /* by dtype: computes in real */
-    ncpu_kernel_set wide[NCPU_BF16 + 1]; /* the same data computed in double */
+    const ncpu_kernel_set *wide;         /* the same data computed in double: ncpu_wide */
     void (*apply_runs_u8)(const ncpu_apply_args *), (*apply_cols_u8)(const ncpu_apply_args *); /* y is f32 */
     void (*apply_runs_i8)(const ncpu_apply_args *), (*apply_cols_i8)(const ncpu_apply_args *);
     void (*scale_runs[NCPU_BF16 + 1])(const ncpu_scale_args *), (*scale_cols[NCPU_BF16 + 1])(const ncpu_scale_args *);
@@ -186,6 +186,9 @@ typedef struct {
     /* y = round(v / scale) + zero within [low, high], ties to even; NaN becomes low. */
     void (*quantize)(size_t n, const float *v, float scale, int zero, int low, int high, uint8_t *y);
 } ncpu_kernels;
+
+/* What float cannot hold is rare, and computed in plain C whatever the instruction set: the bits are the same. */
+extern const ncpu_kernel_set ncpu_wide[NCPU_BF16 + 1];
 
 /* The table in use: chosen at the first call, see dispatch.c. */
 const ncpu_kernels *ncpu_kernels_in_use(void);

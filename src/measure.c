@@ -165,6 +165,43 @@ static void measure_again(const ncpu_measurement *m, ncpu_measure_args args, dou
     }
 }
 
+/* changes: (width * size) bytes, OUT: not zero where that byte of a column is not the same in all rows. */
+static void columns_change(const ncpu_measure_args *args, size_t size, size_t j, size_t width, uint8_t *changes)
+{
+    const uint8_t *first = (const uint8_t *)args->x + j * size, *row = first;
+    memset(changes, 0, width * size);
+    for (size_t i = 0; i < args->rows; i++, row += args->row_stride * (ptrdiff_t)size)
+        for (size_t b = 0; b < width * size; b++) changes[b] |= row[b] ^ first[b];
+}
+
+static int run_changes(const ncpu_measure_args *args, size_t size, size_t j)
+{
+    const char *first = (const char *)args->x + (ptrdiff_t)j * args->channel_stride * (ptrdiff_t)size, *row = first;
+    for (size_t i = 0; i < args->rows; i++, row += args->row_stride * (ptrdiff_t)size)
+        if (memcmp(row, first, size) || memcmp(row, row + size, (args->len - 1) * size)) return 1;
+    return 0;
+}
+
+/* Channels that are constant, as where a relu never passes, have the moments of any of their elements. */
+static void measure_rejected(const ncpu_measurement *m, const ncpu_measure_args *args, double count, size_t j,
+                             size_t width, workspace *w)
+{
+    const size_t size = m->x->size;
+    uint8_t changes[NCPU_PAD * 8], others[NCPU_PAD] = {0};
+    if (m->view->cols) columns_change(args, size, j, width, changes);
+    for (size_t i = 0; i < width; i++) {
+        static const uint8_t none[8] = {0};
+        const int change = m->view->cols ? memcmp(changes + i * size, none, size) : run_changes(args, size, j + i);
+        if (change) others[i] = w->rejected[j + i], w->rejected[j + i] = 0;
+    }
+    ncpu_measure_args single = *args;
+    single.rows = 1;
+    if (!m->view->cols) single.len = 1;
+    if (memchr(w->rejected + j, 1, width)) measure_again(m, single, 1, j, width, w);
+    memcpy(w->rejected + j, others, width);
+    if (memchr(others, 1, width)) measure_again(m, *args, count, j, width, w);
+}
+
 /* w->part = moments of one block. */
 static void measure_block(const ncpu_measurement *m, const ncpu_box *box, int first, workspace *w)
 {
@@ -186,7 +223,7 @@ static void measure_block(const ncpu_measurement *m, const ncpu_box *box, int fi
     if (m->kernels->finish(channels, count, ncpu_tiny(m->dtype), ncpu_near(m->dtype), w->k, w->s1, w->s2, &w->part, w->rejected))
         for (size_t j = 0; j < channels; j += step) {
             const size_t width = least(step, channels - j);
-            if (memchr(w->rejected + j, 1, width)) measure_again(m, args, count, j, width, w);
+            if (memchr(w->rejected + j, 1, width)) measure_rejected(m, &args, count, j, width, w);
         }
     if (first)
         for (size_t j = 0; j < channels; j++) {
