@@ -365,7 +365,9 @@ def move(b: Builder) -> None:
         b.add("Tile", x, b.constant(b.rng.choice([1, 1, 2], rank).astype(np.int64)))
     elif kind == 8:
         pads = b.rng.integers(0, 2, 2 * rank) * (b.rng.random(2 * rank) < 0.4)
-        b.add("Pad", x, b.constant(pads.astype(np.int64)), mode=str(b.rng.choice(["constant", "reflect", "edge"])))
+        mode = str(b.rng.choice(["constant", "constant", "reflect", "edge"]))
+        value = [b.normal()] if mode == "constant" and b.rng.random() < 0.5 else []
+        b.add("Pad", x, b.constant(pads.astype(np.int64)), *value, mode=mode)
 
 
 def join(b: Builder) -> None:
