@@ -206,7 +206,8 @@ def conv_transpose(b: Builder) -> None:
     c = b.values[x].shape[1]
     out, k = (int(n) for n in b.rng.integers(1, 4, 2))
     weights = [b.normal(c, out, k, k), *([b.normal(out)] if b.rng.random() < 0.5 else [])]
-    b.add("ConvTranspose", x, *weights, strides=[int(b.rng.integers(1, 3))] * 2, pads=[int(b.rng.integers(0, 2))] * 4)
+    strides = [k if b.rng.random() < 0.5 else int(b.rng.integers(1, 3))] * 2
+    b.add("ConvTranspose", x, *weights, strides=strides, pads=[int(b.rng.integers(0, 2))] * 4)
 
 
 def branches(b: Builder) -> None:
@@ -364,7 +365,9 @@ def move(b: Builder) -> None:
         b.add("Tile", x, b.constant(b.rng.choice([1, 1, 2], rank).astype(np.int64)))
     elif kind == 8:
         pads = b.rng.integers(0, 2, 2 * rank) * (b.rng.random(2 * rank) < 0.4)
-        b.add("Pad", x, b.constant(pads.astype(np.int64)), mode=str(b.rng.choice(["constant", "reflect", "edge"])))
+        mode = str(b.rng.choice(["constant", "constant", "reflect", "edge"]))
+        value = [b.normal()] if mode == "constant" and b.rng.random() < 0.5 else []
+        b.add("Pad", x, b.constant(pads.astype(np.int64)), *value, mode=mode)
 
 
 def join(b: Builder) -> None:

@@ -58,6 +58,20 @@ def test_nothing_is_left_where_every_rule_is_wrong(tools: Any, monkeypatch: pyte
     assert [n.op_type for n in model.graph] == ["Conv", "BatchNormalization"]
 
 
+def test_aggressive_rules_are_verified_too(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from normcpu.onnx import padded
+
+    stays = next(c for c in KEPT if c.name == "padded conv")
+    _, report = tools.fold(build(stays), aggressive=True)
+    assert [record.rules for record in report.folded] == [["F2d"]]
+    assert report.verification.passed
+    right = padded.taps
+    monkeypatch.setattr(padded, "taps", lambda *arguments: 2 * right(*arguments))
+    model, report = tools.fold(build(stays), aggressive=True)
+    assert set(report.switched_off) == {"F2d", "F2e"}
+    assert [n.op_type for n in model.graph] == ["BatchNormalization", "Conv"]
+
+
 def test_own_inputs(tools: Any) -> None:
     x = np.random.default_rng(0).normal(size=(2, 4, 6, 6)).astype(np.float32)
     _, report = tools.fold(build(CONV), inputs=[{"x": x}, {"x": 100 * x}])

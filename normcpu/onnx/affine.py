@@ -4,6 +4,8 @@
 Scale and shift are float64 arrays that broadcast against the tensor: as many axes as the tensor has, each of size 1
 (the same for every index) or of the tensor's size.  A BatchNorm on (n, c, h, w) has arrays of shape (1, c, 1, 1).
 So an axis of unknown size is no obstacle as long as nothing varies along it.
+
+`normcpu.fold.Affine` is the same for a layer whose channels are known: two vectors, which this one's `vectors` are.
 """
 
 from __future__ import annotations
@@ -101,6 +103,16 @@ class Affine:
         if not (np.isfinite(self.scale).all() and np.isfinite(self.shift).all()):
             raise Refused("scale or shift is not finite")
         return self
+
+
+SAME = 1e-14  # of the largest: how far values lie apart that float64 makes of equal ones
+
+
+def one_value(values: Array) -> float | None:
+    """The value that all of them are, but for rounding; None where they differ, or are not finite."""
+    first = float(values.flat[0])
+    same = np.isfinite(values).all() and np.abs(values - first).max() <= SAME * np.abs(values).max()
+    return first if same else None
 
 
 def _at_rank(a: Array, rank: int) -> Array:
