@@ -151,11 +151,18 @@ def grouped(i: Inputs, groups: int | None = None, masked: bool = False, **more: 
     x, dy, _, axis = samples(i)
     mask = positions(x, axis) if masked and x.ndim > 2 and x[0].size > 2 * x.shape[axis] else None
     groups = half_the_groups(x.shape[axis]) if groups is None else groups
-    out = normcpu.group_norm(
-        x, groups, i.weight, i.bias, channel_axis=axis, mask=mask, return_stats=True, **more
-    )
+    out = normcpu.group_norm(x, groups, i.weight, i.bias, channel_axis=axis, mask=mask, return_stats=True, **more)
     made = normcpu.group_norm_backward(
-        dy, x, out.mean, out.var, groups, i.weight, channel_axis=axis, statistics_mask=mask, **({"y": out.y} if more else {}), **more
+        dy,
+        x,
+        out.mean,
+        out.var,
+        groups,
+        i.weight,
+        channel_axis=axis,
+        statistics_mask=mask,
+        **({"y": out.y} if more else {}),
+        **more,
     )
     return *out[:3], *made
 

@@ -88,7 +88,8 @@ def test_awkward_values(dtype: str, kind: str) -> None:
 
 @pytest.mark.parametrize("width", [*range(1, 36), *range(60, 68), *range(126, 131), 4095, 4096, 4097])
 def test_widths(width: int) -> None:
-    for shape, axis, groups in [((2, 2, width), 1, 2), ((2, 2, width), 1, 1), ((2, 3, width), 2, width), ((2, width), 1, 1)]:
+    views = [((2, 2, width), 1, 2), ((2, 2, width), 1, 1), ((2, 3, width), 2, width), ((2, width), 1, 1)]
+    for shape, axis, groups in views:
         if np.prod(shape[1:]) == groups:
             continue
         x = values("mean 1e3", shape, F32)
@@ -191,7 +192,8 @@ def test_backward(c: Case, source: str | None, data: st.DataObject) -> None:
 def test_backward_of_many_blocks(dtype: str, kind: str) -> None:
     for shape, axis, groups in SHAPES:
         c, real = shape[axis], F64 if dtype == "f64" else F32
-        b = Batch(values(kind, shape, DTYPES[dtype], 1), axis, *[None] * 2, np.linspace(-2, 2, c, dtype=real), *[None] * 2, 1e-5, 0)
+        x, weight = values(kind, shape, DTYPES[dtype], 1), np.linspace(-2, 2, c, dtype=real)
+        b = Batch(x, axis, None, None, weight, None, None, 1e-5, 0)
         case = Case(b, axis, groups, None)
         out = normcpu.group_norm(b.x, groups, b.weight, channel_axis=axis, return_stats=True)
         check_backward(case, values("random", shape, DTYPES[dtype], 2), out, True, f"group backward {kind}")

@@ -85,7 +85,8 @@ def lp_norm(x: Array, p: float, axes: tuple[int, ...]) -> Float64s:
     if p == math.inf:
         with np.errstate(invalid="ignore"):
             sides = x.max(axes, initial=-math.inf), x.min(axes, initial=math.inf)
-        return np.maximum(sides[0].astype(np.float64), -sides[1].astype(np.float64)) if count else sides[0].astype(float) * 0
+        largest: Float64s = np.maximum(sides[0].astype(np.float64), -sides[1].astype(np.float64))
+        return largest if count else np.zeros(largest.shape)
     if p != 1:
         raise ValueError(f"p must be 1, 2 or inf, got {p!r}")
     total = np.zeros([n for a, n in enumerate(x.shape) if a not in axes])
@@ -110,7 +111,8 @@ def blocks(piece: Array) -> Iterator[tuple[tuple[slice, slice], tuple[slice, ...
 
 def by_row(values: Float64s) -> Float64s:
     """(n, c) sums, in the same order whatever the strides."""
-    return np.ascontiguousarray(values).reshape(*values.shape[:2], -1).sum(-1)
+    sums: Float64s = np.ascontiguousarray(values).reshape(*values.shape[:2], -1).sum(-1)
+    return sums
 
 
 def as_axes(axis: Any, x: Array) -> tuple[int, ...]:
@@ -121,7 +123,7 @@ def as_axes(axis: Any, x: Array) -> tuple[int, ...]:
 
 
 def pieces(axes: tuple[int, ...], *arrays: Array) -> Iterator[tuple[list[Array], tuple[int, ...]]]:
-    """Views (n, c, reduced axes...) of the arrays with their place among the kept axes, the last two of which are n, c."""
+    """Views (n, c, reduced axes...) of the arrays, with their place among the kept axes but the last two, n and c."""
     kept = [a for a in range(arrays[0].ndim) if a not in axes]
     wholes = [array.transpose(*kept, *axes) for array in arrays]
     wholes = [(whole if axes else whole[..., None])[(None,) * (2 - len(kept))] for whole in wholes]
