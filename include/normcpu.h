@@ -185,6 +185,54 @@ ncpu_status ncpu_update_running(size_t c, ncpu_dtype dtype, const double *mean, 
 ncpu_status ncpu_scale_shift(const ncpu_array *x, int channel_axis, const void *center, const void *scale,
                              const void *shift, const ncpu_epilogue *epilogue, const ncpu_array *y);
 
+/* ---- Rows: every position of some axes is normalized by itself, over the other axes --------------- */
+
+/* The normalized axes are those where axes[axis] is nonzero; `width` positions of them in row-major order make a row, and
+ * the positions of the other axes, in that order, are the `rows`.  With s = x, or x + added rounded to x's dtype:
+ *
+ *     (s - mean) / sqrt(var + eps)       mean and var (biased) of the row         https://arxiv.org/abs/1607.06450
+ *     s / sqrt(var + eps)                rms: mean 0, var = mean(s^2)             https://arxiv.org/abs/1910.07467 */
+typedef struct {
+    const uint8_t *axes; /* (ndim of x) */
+    int rms;
+    const void *weight, *bias; /* real (width), or NULL for ones and zeros */
+    int plus_one;              /* the factor is 1 + weight, rounded to real */
+    double eps;                /* at least 0 */
+} ncpu_row_norm;
+
+/* Where y is u8 or i8: y = round(v / scale) + zero_point, ties to even, within the range of y's dtype; NaN becomes its
+ * lower end.  Dynamic: of each row scale = max |v| / 127 (1 for rows of zeros), written to scales; zero_point is 0, y i8. */
+typedef struct {
+    float scale;    /* above 0 and finite */
+    int zero_point; /* a value of y's dtype */
+    float *scales;  /* (rows), OUT: dynamic; NULL: scale */
+} ncpu_quantization;
+
+/* y = act(normalized * weight + bias + residual), and sum = s: a residual connection, and the norm behind it, in one pass.
+ * A row's bits do not depend on the other rows, nor on how many there are.
+ *
+ * x: f32, f64, f16, bf16.  y: shape and dtype of x, or u8 and i8 with quantization (not of f64: UNSUPPORTED).  added, sum:
+ * shape and dtype of x, or both NULL.  y may be x, added, or the epilogue's residual; sum may be x or added; y and sum
+ * are apart.  epilogue: NULL for none; a mask is UNSUPPORTED.  mean, var: double (rows), OUT, or NULL. */
+ncpu_status ncpu_layer_norm(const ncpu_array *x, const ncpu_row_norm *norm, const ncpu_array *added,
+                            const ncpu_array *sum, const ncpu_epilogue *epilogue,
+                            const ncpu_quantization *quantization, const ncpu_array *y, double *mean, double *var);
+
+/* Its gradients where act is NONE.  With inv = 1/sqrt(var + eps), normal = (s - mean) * inv and g = dy * factor, of each
+ * row:
+ *
+ *     dx = inv * (g - mean(g) - normal * mean(g * normal)) + dsum         (rms: without mean(g))
+ *     dweight = sum(dy * normal)      dbias = sum(dy)                     over the rows
+ *
+ * dx is the gradient of x and of added alike, dy that of the epilogue's residual.
+ *
+ * dy, s, dx, dsum: the same shape and dtype (f32, f64, f16, bf16); s as the forward normalized it.  mean, var: double
+ * (rows), as the forward gave them; mean is not read for rms.  dsum: what reached s beside the norm, or NULL.  dx: OUT; it
+ * may be dy or dsum.  dweight, dbias: OUT, real (width), or NULL. */
+ncpu_status ncpu_layer_norm_backward(const ncpu_array *dy, const ncpu_array *s, const ncpu_row_norm *norm,
+                                     const double *mean, const double *var, const ncpu_array *dsum,
+                                     const ncpu_array *dx, void *dweight, void *dbias);
+
 /* Statistics as a value.  mean + mean_tail is the mean to nearly twice double's precision, m2 + m2_tail the sum of
  * squared differences from it, so that merging many parts loses next to nothing: however data is cut, the mean is
  * within 2^-22 sigma + 2^-52 |mean| and the variance within 4 ulp of float (f64 data: 2^-50, and 8 ulp of double). */

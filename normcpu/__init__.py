@@ -4,22 +4,36 @@
 from . import fold
 from ._machine import Config, get_num_threads, set_num_threads, show_config
 from ._module import IncompatibleKeys
-from ._types import BatchNormGradients, BatchNormResult, GroupNormResult, MeanVar
+from ._types import (
+    BatchNormGradients,
+    BatchNormResult,
+    GroupNormResult,
+    MeanVar,
+    Quantization,
+    RowNormGradients,
+    RowNormResult,
+)
 from .conventions import CONVENTIONS, Convention, ConvertedState, convert_state
 from .frozen import FrozenBatchNorm
 from .functional import (
+    add_layer_norm,
+    add_rms_norm,
     batch_norm,
     batch_norm_backward,
     group_norm,
     group_norm_backward,
     instance_norm,
     instance_norm_backward,
+    layer_norm,
+    layer_norm_backward,
     local_response_norm,
     local_response_norm_backward,
     lp_normalize,
     lp_normalize_backward,
     mean_variance_normalization,
     mean_variance_normalization_backward,
+    rms_norm,
+    rms_norm_backward,
     scale_shift,
 )
 from .layers import (
@@ -30,7 +44,9 @@ from .layers import (
     InstanceNorm1d,
     InstanceNorm2d,
     InstanceNorm3d,
+    LayerNorm,
     LocalResponseNorm,
+    RMSNorm,
 )
 from .statistics import Moments, moments
 
@@ -53,9 +69,16 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
+    "LayerNorm",
     "LocalResponseNorm",
     "MeanVar",
     "Moments",
+    "Quantization",
+    "RMSNorm",
+    "RowNormGradients",
+    "RowNormResult",
+    "add_layer_norm",
+    "add_rms_norm",
     "batch_norm",
     "batch_norm_backward",
     "convert_state",
@@ -65,6 +88,8 @@ __all__ = [
     "group_norm_backward",
     "instance_norm",
     "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
     "local_response_norm",
     "local_response_norm_backward",
     "lp_normalize",
@@ -72,6 +97,8 @@ __all__ = [
     "mean_variance_normalization",
     "mean_variance_normalization_backward",
     "moments",
+    "rms_norm",
+    "rms_norm_backward",
     "scale_shift",
     "set_num_threads",
     "show_config",

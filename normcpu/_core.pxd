@@ -41,6 +41,21 @@ cdef extern from "normcpu.h" nogil:
         double *mean_tail
         double *m2
         double *m2_tail
+    ctypedef struct ncpu_row_norm:
+        const uint8_t *axes
+        int rms
+        const void *weight
+        const void *bias
+        int plus_one
+        double eps
+    ctypedef struct ncpu_quantization:
+        float scale
+        int zero_point
+        float *scales
+    ncpu_status ncpu_layer_norm(const ncpu_array *, const ncpu_row_norm *, const ncpu_array *, const ncpu_array *,
+                                const ncpu_epilogue *, const ncpu_quantization *, const ncpu_array *, double *, double *)
+    ncpu_status ncpu_layer_norm_backward(const ncpu_array *, const ncpu_array *, const ncpu_row_norm *, const double *,
+                                         const double *, const ncpu_array *, const ncpu_array *, void *, void *)
     ctypedef struct ncpu_threading:
         pass
     int ncpu_is_channels_last(const ncpu_array *, int)

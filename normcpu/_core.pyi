@@ -135,6 +135,44 @@ def moments(x: _Array, reduce: bytes, state: tuple[_Float64s, ...]) -> None: ...
 def moments_merge(
     c: int, into_count: int, into: tuple[_Float64s, ...], count: int, part: tuple[_Float64s, ...]
 ) -> None: ...
+def layer_norm(
+    x: _Array,
+    axes: bytes,
+    rms: bool,
+    weight: _Array | None,
+    bias: _Array | None,
+    plus_one: bool,
+    eps: float,
+    added: _Array | None,
+    total: _Array | None,
+    activation: int,
+    negative_slope: float,
+    residual: _Array | None,
+    y: _Array,
+    mean: _Float64s | None,
+    var: _Float64s | None,
+    scale: float,
+    zero_point: int,
+    scales: _Array | None,
+) -> None: ...
+def layer_norm_backward(
+    dy: _Array,
+    x: _Array,
+    axes: bytes,
+    rms: bool,
+    weight: _Array | None,
+    plus_one: bool,
+    eps: float,
+    mean: _Float64s | None,
+    var: _Float64s,
+    dsum: _Array | None,
+    dx: _Array,
+    dweight: _Array | None,
+    dbias: _Array | None,
+) -> None: ...
+def layer_norm_plain(
+    x: object, normalized_shape: object, weight: object, bias: object, eps: object, rms: bool, out: object, /
+) -> _Array | None: ...
 def is_channels_last(x: _Array, channel_axis: int) -> bool: ...
 def is_parameter(array: object, double: bool, length: int) -> bool: ...
 def bounds_meet(a: _Array | None, b: _Array | None) -> bool: ...

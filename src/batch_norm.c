@@ -179,8 +179,9 @@ ncpu_status ncpu_batch_norm_train(const ncpu_array *x, int channel_axis, const v
     ncpu_team_begin(&team, 2 * traffic(&view, &a));
     ncpu_measurement m;
     const int direct = a.x.direct && a.y.direct && (!a.has_residual || a.residual.direct);
-    ncpu_plan_measurement(&m, a.kernels, &view, &a.x, x->dtype,
-                          view.cols ? 0 : ncpu_channels_together(&view, a.x.size, direct, (size_t)team.threads));
+    ncpu_plan_measurement(&m, a.kernels, &view, &a.x, x->dtype, NCPU_BLOCK,
+                          view.cols ? ncpu_columns_together(&view, x->dtype, (size_t)team.threads)
+                                    : ncpu_channels_together(&view, a.x.size, direct, (size_t)team.threads));
     train_job job = {.a = &a, .m = &m, .team = &team, .direct = direct, .count = (double)m.count,
                      .moments = ncpu_state_in(ncpu_take(&arena, 4 * padded * sizeof(double)), padded),
                      .var = ncpu_take(&arena, padded * sizeof(double)), .groups = divide_up(view.c, m.width)};

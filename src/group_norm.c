@@ -167,7 +167,8 @@ static ncpu_status sample_by_sample(group_job *job)
         move_to(job, &w, i);
         if (valid) {
             count = ncpu_keep_valid(&w.x, &view, valid + i * g->positions, places);
-            ncpu_plan_measurement(&w.m, job->m.kernels, &view, &w.x, job->m.dtype, job->m.width);
+            ncpu_plan_measurement(&w.m, job->m.kernels, &view, &w.x, job->m.dtype, NCPU_BLOCK,
+                                  job->m.width);
         }
         memset(w.total.mean, 0, 4 * ncpu_padded(job->view.c) * sizeof(double));
         if (!job->statistics->given) status = ncpu_measure(&w.m, &w.total, job->team);
@@ -230,8 +231,8 @@ static ncpu_status plan(group_job *job, const ncpu_array *x, const ncpu_epilogue
     if (!job->by_channel) status = view_groups(job, x);
     ncpu_set_units(&job->g, job->x.size, job->x.direct, v->cols);
     const size_t packed = NCPU_PACKED / (least(v->s, NCPU_BLOCK) * job->x.size);
-    const size_t width = !job->by_channel ? job->g.width : v->cols ? 0 : packed ? packed : 1;
-    ncpu_plan_measurement(&job->m, a->kernels, &job->measured_view, &job->x, x->dtype, width);
+    const size_t width = !job->by_channel ? job->g.width : v->cols ? v->c : packed ? packed : 1;
+    ncpu_plan_measurement(&job->m, a->kernels, &job->measured_view, &job->x, x->dtype, NCPU_BLOCK, width);
     return status;
 }
 

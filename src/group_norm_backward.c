@@ -267,7 +267,7 @@ static void plan(backward_job *job, const ncpu_array *x, const ncpu_array *dy, c
     ncpu_gradient *g = &job->first;
     const size_t beside = ncpu_rows_beside(v->c), row = BOX / v->c;
     job->at_once = v->cols ? v->c : BOX / least(v->s, NCPU_BLOCK);
-    ncpu_plan_measurement(&g->m, g->kernels, v, &g->x, x->dtype, job->at_once);
+    ncpu_plan_measurement(&g->m, g->kernels, v, &g->x, x->dtype, NCPU_BLOCK, job->at_once);
     job->at_once = g->width = g->m.width;
     job->rows = !v->cols ? 1 : row >= beside ? row / beside * beside : beside;
     job->len = v->cols ? v->c : least(v->s, BOX);

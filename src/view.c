@@ -90,6 +90,36 @@ ncpu_status ncpu_operand_of(const ncpu_array *a, const ncpu_array *x, const ncpu
     return NCPU_OK;
 }
 
+ncpu_status ncpu_rows_of(const ncpu_array *x, const uint8_t *inner, ncpu_view *view)
+{
+    if (x->ndim < 1 || x->ndim > NCPU_MAX_NDIM) return NCPU_ERROR_ARGUMENT;
+    *view = (ncpu_view){.n = 1, .c = 1, .s = 1};
+    for (int i = 0; i < x->ndim; i++) {
+        if (x->shape[i] < 0) return NCPU_ERROR_ARGUMENT;
+        *(inner[i] ? &view->s : &view->n) *= (size_t)x->shape[i];
+    }
+    return NCPU_OK;
+}
+
+ncpu_status ncpu_row_operand(const ncpu_array *a, const ncpu_array *x, const uint8_t *inner, ncpu_operand *o)
+{
+    if (a->ndim != x->ndim || !ncpu_dtype_size(a->dtype)) return NCPU_ERROR_ARGUMENT;
+    for (int i = 0; i < x->ndim; i++)
+        if (a->shape[i] != x->shape[i]) return NCPU_ERROR_ARGUMENT;
+    *o = (ncpu_operand){.data = a->data, .size = ncpu_dtype_size(a->dtype)};
+    for (int i = 0; i < a->ndim; i++)
+        if (!inner[i]) add_dim(o, a->shape[i], a->strides[i], 0);
+    o->n_dims = o->dims;
+    for (int i = 0; i < a->ndim; i++)
+        if (inner[i]) add_dim(o, a->shape[i], a->strides[i], o->n_dims);
+    const ptrdiff_t size = (ptrdiff_t)o->size, row = o->n_dims ? o->strides[0] : 0;
+    const int s_dims = o->dims - o->n_dims;
+    o->direct = o->n_dims <= 1 && (s_dims == 0 || (s_dims == 1 && o->strides[o->n_dims] == size)) && row % size == 0
+                && (uintptr_t)o->data % o->size == 0;
+    o->row_step = row / size;
+    return NCPU_OK;
+}
+
 /* Byte offset of position `index` in the dims [from, to). */
 static ptrdiff_t offset(const ncpu_operand *o, int from, int to, size_t index)
 {

@@ -53,6 +53,11 @@ ncpu_status ncpu_operand_of(const ncpu_array *a, const ncpu_array *x, const ncpu
  * places: room for one per position, must outlive the operand.  Returns how many there are. */
 size_t ncpu_keep_valid(ncpu_operand *operand, ncpu_view *view, const uint8_t *valid, ptrdiff_t *places);
 
+/* Rows: x as (n, 1, s), s positions of the axes where inner[axis] is nonzero, n of the others, both in row-major order;
+ * boxes of it have channels == 1. */
+ncpu_status ncpu_rows_of(const ncpu_array *x, const uint8_t *inner, ncpu_view *view);
+ncpu_status ncpu_row_operand(const ncpu_array *a, const ncpu_array *x, const uint8_t *inner, ncpu_operand *operand);
+
 /* buffer: room for the box's elements, used where the operand is not direct. */
 ncpu_tile ncpu_tile_in(const ncpu_operand *operand, const ncpu_view *view, const ncpu_box *box, void *buffer);
 /* Where to write a box's elements; ncpu_tile_done brings them home. */

@@ -190,6 +190,46 @@ def without_parameters(i: Inputs) -> tuple[Any, ...]:
     )
 
 
+def row_parameters(i: Inputs) -> tuple[Any, Any]:
+    """For rows of the last axis."""
+    width, real = i.x.shape[-1], i.weight.dtype
+    whole = np.arange(2 * width) % 37 - 18
+    return (whole[:width] / 16).astype(real), (whole[width:] / 8).astype(real)
+
+
+def layer_norm(i: Inputs, **more: Any) -> tuple[Any, ...]:
+    result = normcpu.layer_norm(i.x, i.x.shape[-1], *row_parameters(i), return_stats=True, **more)
+    return result.y, result.mean, result.var
+
+
+def layer_norm_channels(i: Inputs) -> tuple[Any, ...]:
+    return (normcpu.layer_norm(i.x, None, i.weight, i.bias, axis=i.axis),)
+
+
+def add_rms_norm(i: Inputs) -> tuple[Any, ...]:
+    weight, _ = row_parameters(i)
+    return normcpu.add_rms_norm(i.x, i.residual, i.x.shape[-1], weight, 1e-5, plus_one=True)[:2]
+
+
+def layer_norm_backward(i: Inputs) -> tuple[Any, ...]:
+    weight, _ = row_parameters(i)
+    stats = normcpu.layer_norm(i.x, i.x.shape[-1], return_stats=True)
+    return tuple(normcpu.layer_norm_backward(i.dy, i.x, stats.mean, stats.var, i.x.shape[-1], weight, dsum=i.residual))
+
+
+def rms_norm_backward(i: Inputs) -> tuple[Any, ...]:
+    weight, _ = row_parameters(i)
+    var = normcpu.rms_norm(i.x, i.x.shape[-1], return_stats=True).var
+    return tuple(normcpu.rms_norm_backward(i.dy, i.x, var, i.x.shape[-1], weight))
+
+
+def quantized_rows(i: Inputs) -> tuple[Any, ...]:
+    weight, bias = row_parameters(i)
+    given = normcpu.Quantization(0.01, 7, np.uint8)
+    dynamic = normcpu.rms_norm(i.x, i.x.shape[-1], weight, quantize=normcpu.Quantization())
+    return normcpu.layer_norm(i.x, i.x.shape[-1], weight, bias, quantize=given), dynamic.y, dynamic.scales
+
+
 OPERATIONS: dict[str, Callable[[Inputs], tuple[Any, ...]]] = {
     "eval": evaluate,
     "eval residual relu": evaluate_masked,
@@ -211,6 +251,14 @@ OPERATIONS: dict[str, Callable[[Inputs], tuple[Any, ...]]] = {
     "scale_shift": scale_shift,
     "scale_shift residual": lambda i: scale_shift(i, residual=i.residual, activation="leaky_relu"),
     "scale_axis": scale_axis,
+    "layer_norm": layer_norm,
+    "layer_norm residual": lambda i: layer_norm(i, residual=i.residual, activation="relu"),
+    "layer_norm channels": layer_norm_channels,
+    "rows gelu": lambda i: layer_norm(i, activation="gelu"),
+    "rows backward": layer_norm_backward,
+    "add_rms_norm": add_rms_norm,
+    "rms_norm backward": rms_norm_backward,
+    "quantized rows": quantized_rows,
     "scale_shift u8": lambda i: image(i, np.uint8),
     "scale_shift i8": lambda i: image(i, np.int8),
 }  # fmt: skip
@@ -225,6 +273,8 @@ def runs_on(operation: str, dtype: str) -> bool:
     """f64 has activations that need no exponential; bytes come in one kind."""
     if operation.endswith(("u8", "i8")):
         return dtype == "f32"
+    if operation in ("rows gelu", "quantized rows"):
+        return dtype != "f64"
     return dtype != "f64" or not operation.startswith("eval ") or operation.split()[-1] in DOUBLE_ACTIVATIONS
 
 
@@ -235,7 +285,7 @@ def canonical(a: Any) -> bytes:
     """Shape, dtype and bits; every NaN is the same one."""
     a = np.ascontiguousarray(a)
     bits = a.view(f"u{a.itemsize}").copy()
-    if a.dtype.kind != "u":
+    if a.dtype.kind not in "iu":
         bits[np.isnan(a)] = np.iinfo(bits.dtype).max  # itself a NaN, so no number's bits
     return f"{a.dtype.name}{a.shape}".encode() + bits.tobytes()
 

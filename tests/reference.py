@@ -317,3 +317,100 @@ def group_norm_backward(
         (np.abs(g) * away * inv).sum(**over).ravel(),
         np.abs(g).sum(**over).ravel(),
     )
+
+
+# ---- Rows ------------------------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    y: Array
+    before: Array  # the activation's argument
+    size: Array
+    mean: Array
+    var: Array
+
+
+@quiet
+def row_norm(
+    s: Array,
+    axes: tuple[int, ...],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *,
+    rms: bool = False,
+    plus_one: bool = False,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    residual: Any = None,
+) -> Rows:
+    """layer_norm, and with rms rms_norm, over the axes; weight and bias broadcast against s.  plus_one: 1 + weight is
+    rounded to the type computed in."""
+    rest, mean = (wide(s), np.zeros((), WIDE)) if rms else deviations(s, axes)
+    var = (rest**2).mean(axes, keepdims=True)
+    normal = rest / np.sqrt(var + WIDE(eps))
+    gain = factor(s, weight, plus_one)
+    added = WIDE(0) if bias is None else wide(bias)
+    extra = WIDE(0) if residual is None else wide(residual)
+    before = normal * gain + added + extra
+    # A mean that is off by sigma * 2^-22 moves every y by weight * 2^-22.
+    sigma = 0 if rms else np.sqrt(var / (var + WIDE(eps)))
+    size = np.abs(normal * gain) + np.abs(added) + np.abs(extra) + np.abs(gain) * sigma
+    size = size + np.abs(gain) * WIDE(2.0) ** (-1022 if s.dtype == np.float64 else -126)  # normal is rounded first
+    mean = np.broadcast_to(mean, var.shape)
+    return Rows(ACTIVATIONS[activation](before, negative_slope), before, size, mean, var)
+
+
+def factor(s: Array, weight: Any, plus_one: bool) -> Array:
+    if weight is None:
+        return WIDE(1)
+    real = np.float64 if s.dtype == np.float64 else np.float32
+    return wide(np.asarray(weight, real) + real(1)) if plus_one else wide(weight)
+
+
+class RowGradients(NamedTuple):
+    dx: Array
+    dweight: Array
+    dbias: Array
+    dx_size: Array
+    dweight_size: Array
+    dbias_size: Array
+
+
+@quiet
+def row_norm_backward(
+    dy: Array,
+    s: Array,
+    axes: tuple[int, ...],
+    mean: Array,
+    var: Array,
+    weight: Any = None,
+    eps: float = 1e-5,
+    *,
+    rms: bool = False,
+    plus_one: bool = False,
+    dsum: Any = None,
+) -> RowGradients:
+    """The gradients of row_norm; mean and var broadcast against s."""
+    outer = tuple(axis for axis in range(s.ndim) if axis not in axes)
+    inv = 1 / np.sqrt(wide(var) + WIDE(eps))
+    center = WIDE(0) if rms else wide(mean)
+    normal = (wide(s) - center) * inv
+    # The mean is rounded to float (double), and what that left is made up for.
+    rounded = np.abs(center) * inv * WIDE(2.0) ** (-53 if s.dtype == np.float64 else -24)
+    shift = 0 if rms else 0.25  # what is left out of it there: below a quarter of an ulp of 1
+    g, size = wide(dy) * factor(s, weight, plus_one), np.abs(normal) + rounded + shift
+    beside = WIDE(0) if dsum is None else wide(dsum)
+    first = WIDE(0) if rms else g.mean(axes, keepdims=True)
+    dx = inv * (g - first - normal * (g * normal).mean(axes, keepdims=True)) + beside
+    first_size = WIDE(0) if rms else np.abs(g).mean(axes, keepdims=True)
+    dx_size = inv * (np.abs(g) + first_size + size * (np.abs(g) * size).mean(axes, keepdims=True)) + np.abs(beside)
+    dweight, dbias = wide(dy) * normal, wide(dy)
+    return RowGradients(
+        dx,
+        dweight.sum(outer),
+        dbias.sum(outer),
+        dx_size,
+        (np.abs(wide(dy)) * size).sum(outer),
+        np.abs(dbias).sum(outer),
+    )

@@ -22,19 +22,26 @@ from .batch import batch_norm, batch_norm_backward
 from .groups import group_norm, group_norm_backward
 from .instances import instance_norm, instance_norm_backward
 from .local import local_response_norm, local_response_norm_backward
+from .rows import add_layer_norm, add_rms_norm, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 
 __all__ = [
+    "add_layer_norm",
+    "add_rms_norm",
     "batch_norm",
     "batch_norm_backward",
     "group_norm",
     "group_norm_backward",
     "instance_norm",
     "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
     "local_response_norm",
     "local_response_norm_backward",
     "lp_normalize",
     "lp_normalize_backward",
     "mean_variance_normalization",
     "mean_variance_normalization_backward",
+    "rms_norm",
+    "rms_norm_backward",
     "scale_shift",
 ]

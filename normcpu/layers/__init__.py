@@ -4,6 +4,7 @@
 from .batch import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .groups import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from .local import LocalResponseNorm
+from .rows import LayerNorm, RMSNorm
 
 __all__ = [
     "BatchNorm1d",
@@ -13,5 +14,7 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
+    "LayerNorm",
     "LocalResponseNorm",
+    "RMSNorm",
 ]

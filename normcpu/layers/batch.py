@@ -173,10 +173,7 @@ class _BatchNorm(BatchNormModule):
             residual=saved.has_residual, out=out,
         )  # fmt: skip
         self._saved = None
-        if self.weight is not None:
-            self.weight_grad = dweight if self.weight_grad is None else self.weight_grad + dweight
-        if self.bias is not None:
-            self.bias_grad = dbias if self.bias_grad is None else self.bias_grad + dbias
+        self._accumulate(dweight, dbias)
         self.residual_grad = dresidual
         return dx
 
