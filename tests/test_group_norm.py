@@ -146,6 +146,36 @@ def test_batch_invariance(shape: tuple[int, ...], last: bool, dtype: str) -> Non
         assert len(seen) == 1
 
 
+@settings(max_examples=100)
+@given(cases(), st.data())
+def test_strides_change_no_bit(c: Case, data: st.DataObject) -> None:
+    """x, dy, residual and out of any layout, and out being x, against plain memory with the same view of a sample."""
+    x, axis = c.b.x, c.axis % c.b.x.ndim
+    last = _core.is_channels_last(x[0], axis - 1)
+    order = [*(i for i in range(x.ndim) if i != axis), axis] if last else list(range(x.ndim))
+    plain = x.transpose(order).copy().transpose(np.argsort(order))
+    assume(_core.is_channels_last(plain[0], axis - 1) == last)
+    dy = values("random", x.shape, x.dtype, 7)
+    made = []
+    for array, gradient in ((plain, dy), (x, lay_out(dy, data.draw(layouts(x.ndim))))):
+        after = {"channel_axis": axis, "residual": c.b.residual, "activation": "relu"}
+        out = lay_out(np.zeros_like(x), data.draw(layouts(x.ndim)))
+        with np.errstate(all="ignore"):
+            got = normcpu.group_norm(
+                array, c.groups, c.b.weight, c.b.bias, mask=c.mask, out=out, return_stats=True, **after
+            )
+            assert got.y is out
+            back = normcpu.group_norm_backward(
+                gradient, array, got.mean, got.var, c.groups, c.b.weight, channel_axis=axis, statistics_mask=c.mask,
+                activation="relu", y=out, residual=True,
+            )  # fmt: skip
+        made.append(digest((*got[:3], *back)))
+    assert made[0] == made[1]
+    with np.errstate(all="ignore"):
+        normcpu.group_norm(x, c.groups, c.b.weight, c.b.bias, mask=c.mask, out=x, **after)
+    assert digest((x,)) == digest((got.y,))
+
+
 # ---- Backward --------------------------------------------------------------------------------------------
 
 

@@ -41,9 +41,15 @@ def mean_variance_normalization(
     """
     array = as_array("x", x)
     axes = as_axes(axis, array)
-    mean, var = moments(array, axes)
-    spread = np.sqrt(var) + as_number("eps", eps, 0.0)
-    return _given(array, axes, mean, spread, activation, negative_slope, residual, out)
+    count, kept = math.prod(array.shape[a] for a in axes), [n for a, n in enumerate(array.shape) if a not in axes]
+    mean, tail, squares, rest = state = tuple(np.zeros(math.prod(kept)) for _ in range(4))
+    if array.size:
+        _core.moments(array, bytes(a in axes for a in range(array.ndim)), state)
+    spread = np.sqrt((squares + rest) / max(1, count)) + as_number("eps", eps, 0.0)
+    mean, tail, spread = (values.reshape(kept) for values in (mean, tail, spread))
+    # Of other data than float64, a mean of float64 leaves nothing to the tail.
+    tails = tail if array.dtype == np.float64 else None
+    return _given(array, axes, mean, spread, activation, negative_slope, residual, out, tails)
 
 
 def lp_normalize(
@@ -133,19 +139,23 @@ def pieces(axes: tuple[int, ...], *arrays: Array) -> Iterator[tuple[list[Array],
 
 def _given(
     x: Array, axes: tuple[int, ...], mean: Float64s, spread: Float64s, activation: Any, negative_slope: Any,
-    residual: Any, out: Any,
+    residual: Any, out: Any, tail: Float64s | None = None,
 ) -> Array:  # fmt: skip
-    """y = act((x - mean) / spread + residual); mean, spread: of the shape of the kept axes."""
+    """y = act((x - (mean + tail)) / spread + residual); mean, tail, spread: of the shape of the kept axes."""
     code, slope = as_activation(activation, negative_slope, x)
     added = as_like("residual", residual, x)
     y = output_for(out, "x", x, x.dtype, {"residual": added}, {})
     if not x.size:
         return y
-    together = (x, y) if added is None else (x, y, added)
-    for (source, target, *extra), at in pieces(axes, *together):
-        center, squares = mean[at].reshape(-1), (spread[at] * spread[at]).reshape(-1)
-        _core.group_norm(
-            source, 1, source.shape[1], np.ascontiguousarray(center), squares, None, True, None, None, 0.0, code, slope,
-            extra[0] if extra else None, None, target,
-        )  # fmt: skip
+    arrays = (x, y) if added is None else (x, y, added)
+    for (source, target, *extra), at in pieces(axes, *arrays):
+        n, c = source.shape[:2]
+        center, sigma = (np.ascontiguousarray(a[at]).reshape(n, c) for a in (mean, spread))
+        together = n if tail is None else 1  # a tail is a bias, of which a call has one per channel
+        for i in range(0, n, together):
+            rows, bias = slice(i, i + together), None if tail is None else (-tail[at].reshape(n, c) / sigma)[i]
+            _core.group_norm(
+                source[rows], 1, c, center[rows].reshape(-1), (sigma * sigma)[rows].reshape(-1), None, True, None, bias,
+                0.0, code, slope, extra[0][rows] if extra else None, None, target[rows],
+            )  # fmt: skip
     return y
