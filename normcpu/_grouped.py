@@ -50,7 +50,8 @@ class Grouped(NamedTuple):
         samples = self.x.shape[0]
         if self.valid is None:
             return np.full((samples, 1), self.x.size / max(1, samples * self.groups))
-        return self.valid.reshape(samples, -1).sum(1, dtype=np.float64)[:, None] * together
+        chosen: Float64s = self.valid.reshape(samples, -1).sum(1, dtype=np.float64, keepdims=True) * together
+        return chosen
 
     def like(self, companion: Array | None) -> Array | None:
         """An array of the batch's shape, cut as x is."""
@@ -203,11 +204,15 @@ def as_positions(mask: Any, x: Array, axis: int, parts: int, part: str = "sample
 
 
 def update_running(
-    g: Grouped, made: Normalized, running_mean: Array | None, running_var: Array | None, momentum: float, biased: bool,
+    g: Grouped,
+    made: Normalized,
+    running: Mapping[str, Array | None],
+    momentum: float,
+    biased: bool,
     policy: int,
-) -> bool:  # fmt: skip
+) -> bool:
     """running = (1 - momentum) * running + momentum * average over the samples; whether that was skipped."""
-    if running_mean is None or not g.x.size:
+    if running["running_mean"] is None or not g.x.size:
         return False
     counts, samples = g.counts, g.x.shape[0]
     mean, var = (
@@ -215,4 +220,5 @@ def update_running(
         for values in (made.mean, made.var if biased else made.var * counts / (counts - 1))
     )
     double = real_of(g.x) is FLOAT64
-    return _core.update_running(mean, var, 1.0, running_mean, running_var, double, momentum, True, policy)
+    center, spread = running["running_mean"], running["running_var"]
+    return _core.update_running(mean, var, 1.0, center, spread, double, momentum, True, policy)

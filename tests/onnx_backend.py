@@ -25,7 +25,7 @@ def batch_normalization(
     x: Array, scale: Array, bias: Array, mean: Array, var: Array, epsilon: float = 1e-5, momentum: float = 0.9,
     training_mode: int = 0, **_older: Any,
 ) -> list[Array]:  # fmt: skip
-    """momentum is the weight of the old value, and the running variance is biased.  Older models say is_test and the like."""
+    """momentum is the weight of the old value, and the running variance is biased; older models say more."""
     mean, var = mean.copy(), var.copy()
     y = normcpu.batch_norm(x, mean, var, scale, bias, bool(training_mode), 1 - momentum, epsilon, biased=True)
     return [y, mean, var] if training_mode else [y]

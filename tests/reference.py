@@ -414,3 +414,39 @@ def row_norm_backward(
         (np.abs(wide(dy)) * size).sum(outer),
         np.abs(dbias).sum(outer),
     )
+
+
+# ---- Without parameters ----------------------------------------------------------------------------------
+
+
+@quiet
+def mean_variance_normalization(x: Array, axes: tuple[int, ...], eps: float = 1e-9) -> tuple[Array, Array]:
+    """(x - mean) / (sqrt(var) + eps), and its size."""
+    rest, _ = deviations(x, axes)
+    sigma = np.sqrt((rest**2).mean(axes, keepdims=True))
+    y = rest / (sigma + WIDE(eps))
+    return y, np.abs(y) + sigma / (sigma + WIDE(eps))
+
+
+@quiet
+def lp_normalize(x: Array, p: float, axes: tuple[int, ...], eps: float = 1e-12) -> Array:
+    """x / max((sum |x|^p)^(1/p), eps)"""
+    sizes = np.abs(wide(x))
+    norm = sizes.max(axes, keepdims=True) if p == math.inf else (sizes**p).sum(axes, keepdims=True) ** (1 / WIDE(p))
+    return wide(x) / np.maximum(norm, WIDE(eps))
+
+
+def window_sums(values: Array, size: int, placing: str) -> Array:
+    """Sums over a window of the first axis, entry by entry."""
+    before = size // 2 if placing == "pytorch" else (size - 1) // 2
+    return np.array([values[max(0, i - before) : i - before + size].sum(0) for i in range(len(values))], WIDE)
+
+
+@quiet
+def local_response_norm(
+    x: Array, size: int, alpha: float, beta: float, k: float, channel_axis: int, placing: str
+) -> Array:
+    """x / (k + alpha / size * sum(x^2))^beta, sums over a window of channels."""
+    first = np.moveaxis(wide(x), channel_axis, 0)
+    d = WIDE(k) + WIDE(alpha) / size * window_sums(first**2, size, placing)
+    return np.moveaxis(first / d ** WIDE(beta), 0, channel_axis)

@@ -88,12 +88,8 @@ def test_awkward_values(dtype: str, kind: str) -> None:
 
 @pytest.mark.parametrize("width", [*range(1, 36), *range(60, 68), *range(126, 131), 4095, 4096, 4097])
 def test_widths(width: int) -> None:
-    for shape, axis, groups in [
-        ((2, 2, width), 1, 2),
-        ((2, 2, width), 1, 1),
-        ((2, 3, width), 2, width),
-        ((2, width), 1, 1),
-    ]:
+    views = [((2, 2, width), 1, 2), ((2, 2, width), 1, 1), ((2, 3, width), 2, width), ((2, width), 1, 1)]
+    for shape, axis, groups in views:
         if np.prod(shape[1:]) == groups:
             continue
         x = values("mean 1e3", shape, F32)
@@ -150,6 +146,36 @@ def test_batch_invariance(shape: tuple[int, ...], last: bool, dtype: str) -> Non
         assert len(seen) == 1
 
 
+@settings(max_examples=100)
+@given(cases(), st.data())
+def test_strides_change_no_bit(c: Case, data: st.DataObject) -> None:
+    """x, dy, residual and out of any layout, and out being x, against plain memory with the same view of a sample."""
+    x, axis = c.b.x, c.axis % c.b.x.ndim
+    last = _core.is_channels_last(x[0], axis - 1)
+    order = [*(i for i in range(x.ndim) if i != axis), axis] if last else list(range(x.ndim))
+    plain = x.transpose(order).copy().transpose(np.argsort(order))
+    assume(_core.is_channels_last(plain[0], axis - 1) == last)
+    dy = values("random", x.shape, x.dtype, 7)
+    made = []
+    for array, gradient in ((plain, dy), (x, lay_out(dy, data.draw(layouts(x.ndim))))):
+        after = {"channel_axis": axis, "residual": c.b.residual, "activation": "relu"}
+        out = lay_out(np.zeros_like(x), data.draw(layouts(x.ndim)))
+        with np.errstate(all="ignore"):
+            got = normcpu.group_norm(
+                array, c.groups, c.b.weight, c.b.bias, mask=c.mask, out=out, return_stats=True, **after
+            )
+            assert got.y is out
+            back = normcpu.group_norm_backward(
+                gradient, array, got.mean, got.var, c.groups, c.b.weight, channel_axis=axis, statistics_mask=c.mask,
+                activation="relu", y=out, residual=True,
+            )  # fmt: skip
+        made.append(digest((*got[:3], *back)))
+    assert made[0] == made[1]
+    with np.errstate(all="ignore"):
+        normcpu.group_norm(x, c.groups, c.b.weight, c.b.bias, mask=c.mask, out=x, **after)
+    assert digest((x,)) == digest((got.y,))
+
+
 # ---- Backward --------------------------------------------------------------------------------------------
 
 
@@ -196,15 +222,8 @@ def test_backward(c: Case, source: str | None, data: st.DataObject) -> None:
 def test_backward_of_many_blocks(dtype: str, kind: str) -> None:
     for shape, axis, groups in SHAPES:
         c, real = shape[axis], F64 if dtype == "f64" else F32
-        b = Batch(
-            values(kind, shape, DTYPES[dtype], 1),
-            axis,
-            *[None] * 2,
-            np.linspace(-2, 2, c, dtype=real),
-            *[None] * 2,
-            1e-5,
-            0,
-        )
+        x, weight = values(kind, shape, DTYPES[dtype], 1), np.linspace(-2, 2, c, dtype=real)
+        b = Batch(x, axis, None, None, weight, None, None, 1e-5, 0)
         case = Case(b, axis, groups, None)
         out = normcpu.group_norm(b.x, groups, b.weight, channel_axis=axis, return_stats=True)
         check_backward(case, values("random", shape, DTYPES[dtype], 2), out, True, f"group backward {kind}")

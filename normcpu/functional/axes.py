@@ -41,9 +41,15 @@ def mean_variance_normalization(
     """
     array = as_array("x", x)
     axes = as_axes(axis, array)
-    mean, var = moments(array, axes)
-    spread = np.sqrt(var) + as_number("eps", eps, 0.0)
-    return _given(array, axes, mean, spread, activation, negative_slope, residual, out)
+    count, kept = math.prod(array.shape[a] for a in axes), [n for a, n in enumerate(array.shape) if a not in axes]
+    mean, tail, squares, rest = state = tuple(np.zeros(math.prod(kept)) for _ in range(4))
+    if array.size:
+        _core.moments(array, bytes(a in axes for a in range(array.ndim)), state)
+    spread = np.sqrt((squares + rest) / max(1, count)) + as_number("eps", eps, 0.0)
+    mean, tail, spread = (values.reshape(kept) for values in (mean, tail, spread))
+    # Of other data than float64, a mean of float64 leaves nothing to the tail.
+    tails = tail if array.dtype == np.float64 else None
+    return _given(array, axes, mean, spread, activation, negative_slope, residual, out, tails)
 
 
 def lp_normalize(
@@ -85,11 +91,8 @@ def lp_norm(x: Array, p: float, axes: tuple[int, ...]) -> Float64s:
     if p == math.inf:
         with np.errstate(invalid="ignore"):
             sides = x.max(axes, initial=-math.inf), x.min(axes, initial=math.inf)
-        return (
-            np.maximum(sides[0].astype(np.float64), -sides[1].astype(np.float64))
-            if count
-            else sides[0].astype(float) * 0
-        )
+        largest: Float64s = np.maximum(sides[0].astype(np.float64), -sides[1].astype(np.float64))
+        return largest if count else np.zeros(largest.shape)
     if p != 1:
         raise ValueError(f"p must be 1, 2 or inf, got {p!r}")
     total = np.zeros([n for a, n in enumerate(x.shape) if a not in axes])
@@ -114,7 +117,8 @@ def blocks(piece: Array) -> Iterator[tuple[tuple[slice, slice], tuple[slice, ...
 
 def by_row(values: Float64s) -> Float64s:
     """(n, c) sums, in the same order whatever the strides."""
-    return np.ascontiguousarray(values).reshape(*values.shape[:2], -1).sum(-1)
+    sums: Float64s = np.ascontiguousarray(values).reshape(*values.shape[:2], -1).sum(-1)
+    return sums
 
 
 def as_axes(axis: Any, x: Array) -> tuple[int, ...]:
@@ -125,7 +129,7 @@ def as_axes(axis: Any, x: Array) -> tuple[int, ...]:
 
 
 def pieces(axes: tuple[int, ...], *arrays: Array) -> Iterator[tuple[list[Array], tuple[int, ...]]]:
-    """Views (n, c, reduced axes...) of the arrays with their place among the kept axes, the last two of which are n, c."""
+    """Views (n, c, reduced axes...) of the arrays, with their place among the kept axes but the last two, n and c."""
     kept = [a for a in range(arrays[0].ndim) if a not in axes]
     wholes = [array.transpose(*kept, *axes) for array in arrays]
     wholes = [(whole if axes else whole[..., None])[(None,) * (2 - len(kept))] for whole in wholes]
@@ -135,19 +139,23 @@ def pieces(axes: tuple[int, ...], *arrays: Array) -> Iterator[tuple[list[Array],
 
 def _given(
     x: Array, axes: tuple[int, ...], mean: Float64s, spread: Float64s, activation: Any, negative_slope: Any,
-    residual: Any, out: Any,
+    residual: Any, out: Any, tail: Float64s | None = None,
 ) -> Array:  # fmt: skip
-    """y = act((x - mean) / spread + residual); mean, spread: of the shape of the kept axes."""
+    """y = act((x - (mean + tail)) / spread + residual); mean, tail, spread: of the shape of the kept axes."""
     code, slope = as_activation(activation, negative_slope, x)
     added = as_like("residual", residual, x)
     y = output_for(out, "x", x, x.dtype, {"residual": added}, {})
     if not x.size:
         return y
-    together = (x, y) if added is None else (x, y, added)
-    for (source, target, *extra), at in pieces(axes, *together):
-        center, squares = mean[at].reshape(-1), (spread[at] * spread[at]).reshape(-1)
-        _core.group_norm(
-            source, 1, source.shape[1], np.ascontiguousarray(center), squares, None, True, None, None, 0.0, code, slope,
-            extra[0] if extra else None, None, target,
-        )  # fmt: skip
+    arrays = (x, y) if added is None else (x, y, added)
+    for (source, target, *extra), at in pieces(axes, *arrays):
+        n, c = source.shape[:2]
+        center, sigma = (np.ascontiguousarray(a[at]).reshape(n, c) for a in (mean, spread))
+        together = n if tail is None else 1  # a tail is a bias, of which a call has one per channel
+        for i in range(0, n, together):
+            rows, bias = slice(i, i + together), None if tail is None else (-tail[at].reshape(n, c) / sigma)[i]
+            _core.group_norm(
+                source[rows], 1, c, center[rows].reshape(-1), (sigma * sigma)[rows].reshape(-1), None, True, None, bias,
+                0.0, code, slope, extra[0][rows] if extra else None, None, target[rows],
+            )  # fmt: skip
     return y

@@ -76,8 +76,8 @@ def _backward(
     x: Array, axes: tuple[int, ...], dy: Any, center: Float64s, scale: Float64s, curve: Float64s, offset: Float64s,
     top: Float64s, p: float, out: Any,
 ) -> Array:  # fmt: skip
-    """dx = scale * dy - curve * sum(dy * v) * w - offset * sum(dy), v = x - center, and w: v, for p = 1 sign(v), and for
-    p = inf sign(v) where |v| is top, divided by how often that is."""
+    """dx = scale * dy - curve * sum(dy * v) * w - offset * sum(dy), v = x - center, and w: v, for p = 1 sign(v), and
+    for p = inf sign(v) where |v| is top, divided by how often that is."""
     gradient = as_like("dy", dy, x, required=True)
     assert gradient is not None
     dx = output_for(out, "dy", gradient, x.dtype, {}, {"x": x})

@@ -134,10 +134,13 @@ def batch_norm(
     if not training and running_mean is None:
         raise ValueError("running_mean and running_var must be arrays unless in training, got None")
     if training and g:
-        arguments = (gamma, beta, eps, activation, negative_slope, added, out)
+        options = {
+            "weight": gamma, "bias": beta, "eps": eps, "activation": activation, "negative_slope": negative_slope,
+            "residual": added, "out": out,
+        }  # fmt: skip
         running = {"running_mean": running_mean, "running_var": running_var}
         ghosts = virtual_batch_size is not None
-        made = train(g, array, running, momentum, bool(biased), nonfinite, arguments, return_mask, ghosts)
+        made = train(g, array, running, momentum, bool(biased), nonfinite, options, return_mask, ghosts)
         return made if return_stats or return_mask else made.y
     as_statistics = as_running if training else as_parameter
     center = as_statistics("running_mean", running_mean, channels, real)

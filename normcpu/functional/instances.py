@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def instance_norm(
             raise ValueError("mask must be None where use_input_stats is False, got an array")
         if running_mean is None:
             raise ValueError("running_mean and running_var must be arrays unless use_input_stats, got None")
-        given: Any = batch_norm(
+        given: BatchNormResult = batch_norm(
             array, running_mean, running_var, weight, bias, eps=eps, channel_axis=axis, activation=activation,
             negative_slope=negative_slope, residual=residual, out=out, return_stats=True, return_mask=return_mask,
         )  # fmt: skip
@@ -97,7 +97,7 @@ def instance_norm(
         check_apart(tuple(running), {name: a for name, a in inputs.items() if isinstance(a, np.ndarray)})
     g = Grouped(array, axis, channels, as_positions(mask, array, axis, array.shape[0]))
     made = normalize(g, array, weight, bias, eps, activation, negative_slope, residual, out, return_mask, running)
-    skipped = update_running(g, made, *running.values(), momentum, biased, policy)
+    skipped = update_running(g, made, running, momentum, biased, policy)
     return BatchNormResult(*made, skipped) if return_stats or return_mask else made.y
 
 

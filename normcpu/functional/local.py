@@ -26,7 +26,7 @@ from .affine import scale_shift
 Placing: TypeAlias = Literal["pytorch", "onnx"]
 
 # The channels of a window before and after its own, of `size` in all: an even one has one more on either side.
-PLACINGS = {"pytorch": lambda size: (size // 2, (size - 1) // 2), "onnx": lambda size: ((size - 1) // 2, size // 2)}
+PLACINGS = {"pytorch": (0, 1), "onnx": (1, 0)}  # (size - these) // 2
 BLOCK = 32768  # elements
 
 
@@ -124,10 +124,15 @@ def local_response_norm_backward(
 def _arguments(
     size: int, alpha: float, beta: float, k: float, placing: str
 ) -> tuple[tuple[int, int], float, float, float]:
-    window = as_choice("placing", placing, PLACINGS)
+    less, more = as_choice("placing", placing, PLACINGS)
     if as_int("size", size) < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    return window(size), as_number("alpha", alpha), as_number("beta", beta), as_number("k", k)
+    return (
+        ((size - less) // 2, (size - more) // 2),
+        as_number("alpha", alpha),
+        as_number("beta", beta),
+        as_number("k", k),
+    )
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:

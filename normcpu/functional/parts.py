@@ -27,19 +27,18 @@ def cut(x: Array, axis: int, mask: Any, virtual_batch_size: Any) -> Grouped:
 
 
 def train(
-    g: Grouped, x: Array, running: Mapping[str, Any], momentum: float, biased: bool, nonfinite: str, arguments: Any,
+    g: Grouped, x: Array, running: Mapping[str, Any], momentum: float, biased: bool, nonfinite: str, options: Any,
     return_bits: bool, ghosts: bool,
 ) -> BatchNormResult:  # fmt: skip
     """batch_norm's result; a part with one value per channel has variance 0, and there is then no update."""
     policy = as_choice("nonfinite", nonfinite, NONFINITE)
     kept = {name: as_running(name, value, g.groups, real_of(x)) for name, value in running.items()}
-    weight, bias, _, activation, slope, residual, out = arguments
     if kept["running_mean"] is not None:
-        inputs = {"x": x, "weight": weight, "bias": bias, "residual": residual, "mask": g.valid, **kept}
+        inputs = {"x": x, "mask": g.valid, **kept, **options}
         check_apart(tuple(kept), {name: a for name, a in inputs.items() if hasattr(a, "__array_interface__")})
-    made = normalize(g, x, *arguments, return_bits, kept)
+    made = normalize(g, x, **options, return_bits=return_bits, apart=kept)
     single = bool(x.size) and bool((g.counts < 2).any())
-    skipped = not single and update_running(g, made, *kept.values(), momentum, biased, policy)
+    skipped = not single and update_running(g, made, kept, momentum, biased, policy)
     mean, var = (made.mean, made.var) if ghosts else (made.mean[0], made.var[0])
     return BatchNormResult(made.y, mean, var, made.bits, skipped)
 

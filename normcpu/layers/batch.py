@@ -169,7 +169,8 @@ class _BatchNorm(BatchNormModule):
         dx, dweight, dbias, dresidual = batch_norm_backward(
             dy, saved.x, saved.mean, saved.var, self.weight, self.eps, saved.of_batch,
             channel_axis=self.channel_axis, activation=activation, mask=saved.mask,
-            statistics_mask=saved.valid, virtual_batch_size=self.virtual_batch_size, residual=saved.has_residual, out=out,
+            statistics_mask=saved.valid, virtual_batch_size=self.virtual_batch_size,
+            residual=saved.has_residual, out=out,
         )  # fmt: skip
         self._saved = None
         self._accumulate(dweight, dbias)

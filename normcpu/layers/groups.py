@@ -157,7 +157,8 @@ class GroupNorm(_PerSample):
     def _gradients(self, saved: _Saved, dy: Readable, out: Array | None) -> BatchNormGradients:
         return group_norm_backward(
             dy, saved.x, saved.mean, saved.var, self.num_groups, self.weight, self.eps, channel_axis=self.channel_axis,
-            activation=self.activation, mask=saved.bits, statistics_mask=saved.valid, residual=saved.has_residual, out=out,
+            activation=self.activation, mask=saved.bits, statistics_mask=saved.valid,
+            residual=saved.has_residual, out=out,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -167,9 +168,10 @@ class GroupNorm(_PerSample):
 class _InstanceNorm(_PerSample, BatchNormModule):
     """y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual), mean and var of a sample's channels.
 
-    In training, and always without track_running_stats, mean and var (biased) are those of the samples, whose averages
-    the buffers follow (variance unbiased):  running = (1 - momentum) * running + momentum * average.  In evaluation with
-    track_running_stats they are the buffers.  As in PyTorch num_batches_tracked stays 0, and a momentum of None is 0.
+    In training, and always without track_running_stats, mean and var (biased) are those of the samples, whose
+    averages the buffers follow (variance unbiased): running = (1 - momentum) * running + momentum * average.  In
+    evaluation with track_running_stats they are the buffers.  As in PyTorch num_batches_tracked stays 0, and a
+    momentum of None is 0.
     https://docs.pytorch.org/docs/stable/generated/torch.nn.InstanceNorm2d.html
 
     num_features    c, the channels of x

@@ -12,7 +12,8 @@
 #include "normcpu.h"
 
 enum { MOST = 200000,
-       MOST_CHANNELS = 2400 };
+       MOST_CHANNELS = 2400,
+       MOST_SAMPLES = 64 };
 
 /* x (n, c, s) with the channels on `axis`; backwards: the last axis has a negative stride, so tiles are copies. */
 typedef struct {
@@ -48,7 +49,7 @@ typedef struct {
 } buffers;
 
 static double input[2][MOST], vectors[2][MOST_CHANNELS], statistics[2][MOST_CHANNELS];
-static double row_mean[MOST], row_var[MOST];
+static double row_mean[MOST], row_var[MOST], group_var[MOST];
 static results made;
 static buffers running;
 
@@ -201,6 +202,38 @@ static ncpu_status rms_norm_backward(const call *c)
     return ncpu_layer_norm_backward(&c->dy, &c->x, &norm, NULL, row_var, &c->dy, &c->y, made.dresidual, NULL);
 }
 
+/* Two channels a group, or all of them; of all positions or of two thirds. */
+static ncpu_groups groups_of(const call *c, double *mean, double *var, int masked)
+{
+    static uint8_t chosen[MOST];
+    const size_t channels = (size_t)c->p->shape[c->p->axis];
+    for (size_t i = 0; i < MOST && !chosen[0]; i++) chosen[MOST - 1 - i] = (MOST - 1 - i) % 3 != 1;
+    return (ncpu_groups){.count = channels % 2 ? 1 : channels / 2, .mean = mean, .var = var, .valid = masked ? chosen : NULL};
+}
+static ncpu_status group_norm(const call *c)
+{
+    const ncpu_groups groups = groups_of(c, made.dresidual, group_var, 0);
+    const ncpu_epilogue after = {.activation = NCPU_RELU, .residual = &c->dy, .mask = made.mask};
+    return ncpu_group_norm(&c->x, c->p->axis, &groups, vectors[0], vectors[1], 1e-5, &after, &c->y);
+}
+static ncpu_status group_norm_masked(const call *c)
+{
+    if (c->p->shape[0] > MOST_SAMPLES) return NCPU_OK; /* every sample allocates, and a test fails each allocation in turn */
+    const ncpu_groups groups = groups_of(c, made.dresidual, group_var, 1);
+    return ncpu_group_norm(&c->x, c->p->axis, &groups, vectors[0], NULL, 1e-5, NULL, &c->y);
+}
+static ncpu_status group_gradients(const call *c, int masked)
+{
+    const ncpu_groups groups = groups_of(c, row_mean, row_var, masked);
+    return ncpu_group_norm_backward(&c->dy, &c->x, c->p->axis, &groups, vectors[0], 1e-5, NCPU_RELU, &c->x, NULL, &c->y,
+                                    &c->dresidual, made.dweight, made.dbias);
+}
+static ncpu_status group_norm_backward(const call *c) { return group_gradients(c, 0); }
+static ncpu_status group_norm_backward_masked(const call *c)
+{
+    return c->p->shape[0] > MOST_SAMPLES ? NCPU_OK : group_gradients(c, 1);
+}
+
 static const struct {
     const char *name;
     ncpu_status (*run)(const call *);
@@ -212,6 +245,10 @@ static const struct {
     {"moments of channels", moments_of_channels},
     {"moments of the first axis", moments_of_first},
     {"moments of all", moments_of_all},
+    {"group_norm", group_norm},
+    {"group_norm masked", group_norm_masked},
+    {"group_norm backward", group_norm_backward},
+    {"group_norm backward masked", group_norm_backward_masked},
     {"scale_shift", scale_shift},
     {"scale_axis", scale_axis},
     {"scale_axis in place", scale_axis_in_place},
