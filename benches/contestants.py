@@ -74,7 +74,6 @@ class Normcpu(Laid):
         factors = p.weight.astype("f8")
         return lambda: normcpu.fold.scale_axis(x, factors, 1, out=y)
 
-
     def layer_norm(self, p):
         x, _, y = self.arrays(p)
         return lambda: normcpu.layer_norm(x, x.shape[1], p.weight, p.bias, EPS, out=y)
@@ -135,7 +134,6 @@ class Torch(Laid):
         weight, mean, *running = map(torch.from_numpy, (p.weight, p.mean, *p.running))
         call = torch.ops.aten.native_batch_norm_backward
         return lambda: call(dy, x, weight, *running, mean, inv, True, EPS, [True, True, True])
-
 
     def rows(self, p):
         """x, dy, y, the extents of a row, weight and bias: of x's dtype, as torch wants them."""

@@ -16,7 +16,15 @@ L1 = _cache(0, 32 << 10)
 L2 = _cache(2, 1 << 20)
 SIZES = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2}
 
-PEERS = ("onednn nhwc", "onednn nChw16c", "onednn first", "torch first", "torch last", "onnxruntime first", "numpy first")
+PEERS = (
+    "onednn nhwc",
+    "onednn nChw16c",
+    "onednn first",
+    "torch first",
+    "torch last",
+    "onnxruntime first",
+    "numpy first",
+)
 
 
 class Row(NamedTuple):

@@ -159,7 +159,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
     {guess_runs_##set,   guess_cols_##set,        measure_runs_##set,      measure_cols_##set,          \
      apply_runs_##set,   apply_cols_##set,        grad_measure_runs_##set, grad_measure_cols_##set,     \
      grad_apply_runs_##set, grad_apply_cols_##set, coefficients_##set,                                 \
-     grad_coefficients_##set, norm_sums_##set, norm_rows_##set,                                  \
+     grad_coefficients_##set, norm_sums_##set, norm_rows_##set, norm_cols_##set,                                  \
      norm_grad_sums_##set, norm_grad_rows_##set}
 
 const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {

@@ -160,6 +160,8 @@ typedef struct {
     /* s1[i] = sum(x), s2[i] = sum(x^2) of row i; squares: s2 alone, s1 has no meaning.  Of the arguments no more than x. */
     void (*norm_sums)(const ncpu_norm_args *, int squares, double *s1, double *s2);
     void (*norm_rows)(const ncpu_norm_args *);
+    /* The same where column j has center, scale and shift (padded) at [j], and row i weight and bias at [i]. */
+    void (*norm_cols)(const ncpu_norm_args *);
     /* p1[i] = sum(dy * weight), p2[i] = sum(dy * weight * (x - k[i])) of row i.  Of its arguments no more than dy, x and
      * weight. */
     void (*norm_grad_sums)(const ncpu_norm_grad_args *, const double *k, double *p1, double *p2);

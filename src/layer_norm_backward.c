@@ -210,7 +210,7 @@ ncpu_status ncpu_layer_norm_backward(const ncpu_array *dy, const ncpu_array *s, 
     if (memory) {
         j.total = (double *)memory, j.parts = (double *)(memory + sums);
         memset(j.total, 0, sums);
-        j.weight = ncpu_row_weight(&j.rows, norm, memory + sums + parts);
+        j.weight = ncpu_row_weight(norm, s->dtype, v->s, memory + sums + parts);
         j.scratch = memory + sums + parts + weights;
         ncpu_team_run(&team, (ptrdiff_t)j.tasks, task, &j);
         for (size_t q = 0; j.summed && j.tasks > 1 && q < j.chunks; q++) add_part(&j, j.parts + q * 2 * j.padded);

@@ -25,11 +25,11 @@ ncpu_status ncpu_bring_rows(const ncpu_rows *r, const ncpu_array *array, const n
     return array->dtype != dtype ? NCPU_ERROR_ARGUMENT : ncpu_row_operand(array, x, r->axes, &brought->operand);
 }
 
-const void *ncpu_row_weight(const ncpu_rows *r, const ncpu_row_norm *norm, void *room)
+const void *ncpu_row_weight(const ncpu_row_norm *norm, ncpu_dtype dtype, size_t width, void *room)
 {
     if (!norm->weight || !norm->plus_one) return norm->weight;
-    for (size_t j = 0; j < r->view.s; j++)
-        if (r->dtype == NCPU_F64) ((double *)room)[j] = 1 + ((const double *)norm->weight)[j];
+    for (size_t j = 0; j < width; j++)
+        if (dtype == NCPU_F64) ((double *)room)[j] = 1 + ((const double *)norm->weight)[j];
         else ((float *)room)[j] = 1 + ((const float *)norm->weight)[j];
     return room;
 }

@@ -42,7 +42,7 @@ static inline void *ncpu_take_rows(const ncpu_rows *r, const ncpu_rows_array *a,
 }
 
 /* norm->weight, or where 1 is to be added to it, the sum in `room` (width). */
-const void *ncpu_row_weight(const ncpu_rows *r, const ncpu_row_norm *norm, void *room);
+const void *ncpu_row_weight(const ncpu_row_norm *norm, ncpu_dtype dtype, size_t width, void *room);
 
 /* The shift makes up for what rounding left of the mean.  Below a quarter of an ulp of 1 it is left out, so that most rows
  * need not add it: whether a row does follows from the row alone.  Returns whether any does. */

@@ -310,5 +310,10 @@ def row_norm_backward(
     dx_size = inv * (np.abs(g) + first_size + size * (np.abs(g) * size).mean(axes, keepdims=True)) + np.abs(beside)
     dweight, dbias = wide(dy) * normal, wide(dy)
     return RowGradients(
-        dx, dweight.sum(outer), dbias.sum(outer), dx_size, (np.abs(wide(dy)) * size).sum(outer), np.abs(dbias).sum(outer)
+        dx,
+        dweight.sum(outer),
+        dbias.sum(outer),
+        dx_size,
+        (np.abs(wide(dy)) * size).sum(outer),
+        np.abs(dbias).sum(outer),
     )
