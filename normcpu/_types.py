@@ -35,6 +35,13 @@ class BatchNormResult(NamedTuple):
     skipped: bool  # the running statistics were left as they were, because of nonfinite="skip"
 
 
+class GroupNormResult(NamedTuple):
+    y: Array
+    mean: Float64s  # (n, groups) the statistics that x was normalized with; group_norm_backward takes them
+    var: Float64s  # (n, groups) biased
+    mask: Bits | None  # where relu passed its argument on; group_norm_backward takes it
+
+
 class BatchNormGradients(NamedTuple):
     dx: Array
     dweight: Array  # (c)

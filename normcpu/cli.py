@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .onnx.run import Feeds
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .onnx import CannotRun, ModelError, UnknownRule
     except ModuleNotFoundError as missing:
         return _fail(str(missing), MISSING)
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what it warns of, reading a model, is refused here in words
     try:
         return int(chosen.run(chosen))
     except ModelError as error:
@@ -123,11 +125,19 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip", action="append", default=[], metavar="RULE", help="do not use this rule, B11 say")
     parser.add_argument("--only", action="append", metavar="RULE", help="use no other rule; may be repeated")
+    parser.add_argument(
+        "--aggressive", action="store_true",
+        help="also use rules that add an operation, parameters or multiplications; the report counts them",
+    )  # fmt: skip
     parser.add_argument("--keep", action="append", default=[], metavar="NODE", help="leave the node of this name alone")
     parser.add_argument(
         "--target", choices=("onnxruntime", "generic"), default="onnxruntime",
         help="whose fused patterns are left whole (default: onnxruntime)",
     )  # fmt: skip
+
+
+def _choices(chosen: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(chosen, name) for name in ("skip", "only", "keep", "target", "aggressive")}
 
 
 def run_fold(chosen: argparse.Namespace) -> int:
@@ -149,8 +159,8 @@ def run_fold(chosen: argparse.Namespace) -> int:
     feeds = _feeds(chosen.inputs)
     with _working(f"folding {chosen.model}", chosen.quiet):
         model, report = fold(
-            chosen.model, skip=chosen.skip, only=chosen.only, keep=chosen.keep, target=chosen.target,
-            verify=not chosen.no_verify, inputs=feeds, ranges=bool(chosen.report), keep_metadata=chosen.keep_metadata,
+            chosen.model, **_choices(chosen), verify=not chosen.no_verify, inputs=feeds, ranges=bool(chosen.report),
+            keep_metadata=chosen.keep_metadata,
         )  # fmt: skip
     if not chosen.dry_run:
         if report.folded or report.external_data:
@@ -177,9 +187,7 @@ def run_inspect(chosen: argparse.Namespace) -> int:
     from .onnx import fold
 
     with _working(f"reading {chosen.model}", chosen.json):
-        _, report = fold(
-            chosen.model, skip=chosen.skip, only=chosen.only, keep=chosen.keep, target=chosen.target, verify=False
-        )
+        _, report = fold(chosen.model, **_choices(chosen), verify=False)
     print(report.to_json() if chosen.json else report.table())
     return DONE
 

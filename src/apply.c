@@ -287,19 +287,21 @@ ncpu_status ncpu_apply(const ncpu_application *a, ncpu_team *team)
 {
     const ncpu_view *v = a->view;
     if (v->n * v->c * v->s == 0) return NCPU_OK;
+    const size_t threads = (size_t)team->threads;
     apply_job job = {.a = a, .team = team};
     size_t elements;
     if (v->cols) {
-        job.rows = BOX / v->c >= a->widened ? BOX / v->c / a->widened * a->widened : a->widened;
+        const size_t most = BOX / v->c >= a->widened ? BOX / v->c / a->widened : 1;
+        job.rows = ncpu_even_part(divide_up(v->n, a->widened), most, threads) * a->widened;
         job.boxes = divide_up(v->n, job.rows);
         elements = job.rows * v->c;
     } else {
         job.len = least(v->s, BOX);
-        job.channels = least(v->c, BOX / job.len);
+        job.channels = ncpu_even_part(v->c, BOX / job.len, v->n % threads ? threads : 1);
         job.boxes = v->n * divide_up(v->c, job.channels) * divide_up(v->s, job.len);
         elements = job.len * job.channels;
     }
-    job.tasks = least(job.boxes, (size_t)team->threads);
+    job.tasks = least(job.boxes, threads);
     job.scratch_size = ncpu_apply_scratch(a, elements);
     if (job.scratch_size) {
         job.scratch = ncpu_allocate(job.tasks * job.scratch_size);

@@ -82,6 +82,8 @@ typedef struct {
 /* From the sums p1 = sum(g), p2 = sum(g * (x - start)) of c channels to what grad_apply takes, and dweight. */
 typedef struct {
     const double *mean, *var, *start, *p1, *p2;
+    const double *shared1, *shared2; /* NULL, or what takes the place of weight * p1 and weight * p2 where channels share
+                                        statistics: the sums of both over them, p2 from the mean itself */
     double eps, count;
     const void *weight; /* real of the data's dtype, or NULL */
     int training;

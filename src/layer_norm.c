@@ -60,7 +60,7 @@ static void plan_row(const ncpu_norm_job *j, void *data, ncpu_view *view, ncpu_o
 {
     *view = (ncpu_view){.n = 1, .c = 1, .s = j->rows.view.s};
     *operand = (ncpu_operand){.data = data, .size = j->x.operand.size, .direct = 1};
-    ncpu_plan_measurement(m, j->rows.kernels, view, operand, j->rows.dtype, 1);
+    ncpu_plan_measurement(m, j->rows.kernels, view, operand, j->rows.dtype, NCPU_BLOCK, 1);
 }
 
 /* w->total of a row, in blocks, each from a start value of its own. */

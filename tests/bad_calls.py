@@ -226,6 +226,70 @@ MOMENTS = [
      "got 1 and mean (3,), mean_tail (3,), m2 (2,), m2_tail (3,)"),
 ]  # fmt: skip
 
+GROUPS = [
+    ("group_norm(w, 1)", ValueError, "x must have at least 2 dimensions, got shape (3,)"),
+    ("group_norm(x, 2)", ValueError, "num_groups must divide the 3 channels of x, got 2"),
+    ("group_norm(x, 0)", ValueError, "num_groups must divide the 3 channels of x, got 0"),
+    ("group_norm(x, -3)", ValueError, "num_groups must divide the 3 channels of x, got -3"),
+    ("group_norm(x, 1.0)", TypeError, "num_groups must be an int, got float"),
+    ("group_norm(x, 1, channel_axis=0)", ValueError, "channel_axis must not be the axis of samples, 0, got 0"),
+    ("group_norm(x, 1, channel_axis=-3)", ValueError, "channel_axis must not be the axis of samples, 0, got -3"),
+    ("group_norm(x, 1, w[:2])", ValueError, "weight must have shape (3,), one value per channel, got (2,)"),
+    ("group_norm(x, 1, eps=-1)", ValueError, "eps must be finite and at least 0, got -1.0"),
+    ("group_norm(x.astype(int), 1)", TypeError, FLOATS + "int64" + TO_FLOAT),
+    ("group_norm(x, 1, residual=x[:1])", ValueError, "residual must have the shape of x, (2, 3, 4), got (1, 3, 4)"),
+    ("group_norm(x, 1, return_mask=True)", ValueError, "activation must be 'relu' for return_mask, got None"),
+    ("group_norm(x, 1, out=x[::-1])", ValueError,
+     "out partly overlaps x: it must be x itself or share no memory with it"),
+    ("group_norm(x, 1, mask=[True])", TypeError, "mask must be a numpy.ndarray, got list"),
+    ("group_norm(x, 1, mask=x[:, 0])", TypeError, "mask must be bool, True where a position counts, got float32"),
+    ("group_norm(x, 1, mask=x > 0)", ValueError,
+     "mask must have shape (2, 4), that of x without its channels, got (2, 3, 4)"),
+    ("group_norm(x, 1, mask=x[:, 0] < 4)", ValueError,
+     "mask must leave each sample a position to measure, got none in sample 1"),
+    ("instance_norm(x, mask=x[:, 0] < 0)", ValueError,
+     "mask must leave each sample a position to measure, got none in sample 0 and 1 more"),
+    ("batch_norm(x, mean, var, training=True, mask=x[:, 0] < 0)", ValueError,
+     "mask must leave each batch a position to measure, got none in batch 0"),
+    ("batch_norm(x, mean, var, training=True, mask=x[:, 0] < 4, virtual_batch_size=1)", ValueError,
+     "mask must leave each virtual batch a position to measure, got none in virtual batch 1"),
+    ("batch_norm(x, mean, var, training=True, virtual_batch_size=4)", ValueError,
+     "virtual_batch_size must divide the 2 samples of x, got 4"),
+    ("batch_norm(x, mean, var, training=True, virtual_batch_size=0)", ValueError,
+     "virtual_batch_size must divide the 2 samples of x, got 0"),
+    ("batch_norm(x, mean, var, training=True, virtual_batch_size=2.0)", TypeError,
+     "virtual_batch_size must be an int, got float"),
+    ("BatchNorm1d(3, virtual_batch_size=0)", ValueError, "virtual_batch_size must be at least 1, got 0"),
+    ("instance_norm(x[:, :, :1])", ValueError,
+     "Expected more than 1 spatial element when training, got input size (2, 3, 1)"),
+    ("instance_norm(x, mean)", ValueError, "running_mean and running_var must be given together, got one of them"),
+    ("instance_norm(x, mean, m64)", TypeError,
+     "running_var is updated in place, so it must be float32 for this x, got float64"),
+    ("instance_norm(x, mean, w, w)", ValueError, "running_var must not share memory with weight"),
+    ("instance_norm(x, use_input_stats=False)", ValueError,
+     "running_mean and running_var must be arrays unless use_input_stats, got None"),
+    ("instance_norm(x, mean, var, use_input_stats=False, mask=x[:, 0] > 0)", ValueError,
+     "mask must be None where use_input_stats is False, got an array"),
+    ("group_norm_backward(x, x, m64, v64, 1)", ValueError,
+     "mean must have shape (2, 1), one value per sample and group, got (3,)"),
+    ("group_norm_backward(x, x, np.ones((2, 1)), np.ones((2, 1)), 1, activation='relu')", ValueError,
+     "activation='relu' needs y or mask, got neither"),
+    ("group_norm_backward(x, x, np.ones((2, 1)), np.ones((2, 1)), 1, activation='relu', mask=bits[:1])", ValueError,
+     "mask must have shape (2, 1, 3, 1), got (1, 3, 1)"),
+    ("GroupNorm(2, 3)", ValueError, "num_groups must divide num_channels, 3, got 2"),
+    ("GroupNorm(1, 3)(x[:, :2])", ValueError, "x must have 3 channels on axis 1, got shape (2, 2, 4)"),
+    ("InstanceNorm2d(3)(x[0])", ValueError, "expected 3D or 4D input (got 2D input)"),
+    ("InstanceNorm1d(3, channel_axis=2)", ValueError, "channel_axis must be 1 or -1, got 2"),
+    ("local_response_norm(x, 0)", ValueError, "size must be at least 1, got 0"),
+    ("local_response_norm(x, 2, placing='keras')", ValueError, "placing must be 'pytorch' or 'onnx', got 'keras'"),
+    ("local_response_norm(w, 2)", ValueError, "x must have at least 2 dimensions, got shape (3,)"),
+    ("lp_normalize(x, 3)", ValueError, "p must be 1, 2 or inf, got 3"),
+    ("lp_normalize(x, axis=3)", ValueError, "axis must be an axis of x, which has shape (2, 3, 4), got 3"),
+    ("mean_variance_normalization(x, (0, -3))", ValueError, "axis must not name an axis twice, got (0, -3)"),
+    ("mean_variance_normalization(x)", ValueError, "axis must be an axis of x, which has shape (2, 3, 4), got 3"),
+]  # fmt: skip
+
+
 EXTENTS = "normalized_shape must be the extents of x, (2, 3, 4), along "
 
 ROWS = [
@@ -300,4 +364,4 @@ ROWS = [
      "dtype must be float32 (also for float16 data) or float64, got float16"),
 ]  # fmt: skip
 
-BAD_CALLS = [*X, *PARAMETERS, *NUMBERS, *WRITTEN, *MOMENTS, *ROWS]
+BAD_CALLS = [*X, *PARAMETERS, *NUMBERS, *WRITTEN, *MOMENTS, *GROUPS, *ROWS]

@@ -128,6 +128,68 @@ def image(i: Inputs, kind: Any) -> tuple[Any, ...]:
     return (normcpu.scale_shift(x, scale, shift, center=center, channel_axis=i.axis),)
 
 
+# ---- Statistics of each sample: of x with an axis in front where the channels' is the first ----
+
+
+def samples(i: Inputs) -> tuple[Array, Array, Array, int]:
+    axis = i.axis % i.x.ndim
+    arrays = (i.x, i.dy, i.residual)
+    return *(arrays if axis else (a[None] for a in arrays)), axis or 1
+
+
+def half_the_groups(c: int) -> int:
+    return next(g for g in range(max(1, c // 2), 0, -1) if c % g == 0)
+
+
+def positions(x: Array, axis: int) -> Array:
+    """A mask that leaves each sample some positions."""
+    shape = x.shape[:axis] + x.shape[axis + 1 :]
+    return np.arange(max(1, int(np.prod(shape)))).reshape(shape) % 3 != 1 if x.size else np.ones(shape, bool)
+
+
+def grouped(i: Inputs, groups: int | None = None, masked: bool = False, **more: Any) -> tuple[Any, ...]:
+    x, dy, _, axis = samples(i)
+    mask = positions(x, axis) if masked and x.ndim > 2 and x[0].size > 2 * x.shape[axis] else None
+    groups = half_the_groups(x.shape[axis]) if groups is None else groups
+    out = normcpu.group_norm(x, groups, i.weight, i.bias, channel_axis=axis, mask=mask, return_stats=True, **more)
+    made = normcpu.group_norm_backward(
+        dy,
+        x,
+        out.mean,
+        out.var,
+        groups,
+        i.weight,
+        channel_axis=axis,
+        statistics_mask=mask,
+        **({"y": out.y} if more else {}),
+        **more,
+    )
+    return *out[:3], *made
+
+
+def instances(i: Inputs) -> tuple[Any, ...]:
+    x, _, residual, axis = samples(i)
+    mean, var = i.mean.copy(), i.var.copy()
+    if np.prod(x.shape) == x.shape[0] * x.shape[axis]:
+        return ()
+    out = normcpu.instance_norm(
+        x, mean, var, i.weight, i.bias, channel_axis=axis, residual=residual, activation="leaky_relu", return_stats=True
+    )
+    return *out[:3], mean, var
+
+
+def without_parameters(i: Inputs) -> tuple[Any, ...]:
+    axes = tuple({0, i.x.ndim - 1})
+    return (
+        normcpu.mean_variance_normalization(i.x, axes),
+        normcpu.mean_variance_normalization_backward(i.dy, i.x, axes),
+        *(normcpu.lp_normalize(i.x, p, i.axis) for p in (1, 2, np.inf)),
+        *(normcpu.lp_normalize_backward(i.dy, i.x, p, i.axis) for p in (1, 2)),
+        normcpu.local_response_norm(i.x, 4, 0.5, channel_axis=i.axis),
+        normcpu.local_response_norm_backward(i.dy, i.x, 4, 0.5, channel_axis=i.axis),
+    )
+
+
 def row_parameters(i: Inputs) -> tuple[Any, Any]:
     """For rows of the last axis."""
     width, real = i.x.shape[-1], i.weight.dtype
@@ -180,6 +242,12 @@ OPERATIONS: dict[str, Callable[[Inputs], tuple[Any, ...]]] = {
     "moments all": lambda i: tuple(normcpu.moments(i.x)),
     "moments first axis": lambda i: tuple(normcpu.moments(i.x, 0)),
     "moments last axis": lambda i: tuple(normcpu.moments(i.x, -1)),
+    "group_norm": grouped,
+    "group_norm one": lambda i: grouped(i, 1),
+    "group_norm relu": lambda i: grouped(i, activation="relu"),
+    "group_norm masked": lambda i: grouped(i, masked=True),
+    "instance_norm": instances,
+    "no parameters": without_parameters,
     "scale_shift": scale_shift,
     "scale_shift residual": lambda i: scale_shift(i, residual=i.residual, activation="leaky_relu"),
     "scale_axis": scale_axis,

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small models in ONNX's text form: onnx_folded.txt, one or more per rule, and onnx_kept.txt, one per reason to stay.
+"""Small models in ONNX's text form: onnx_folded.txt, one or more per rule, and onnx_kept.txt, one per reason to stay;
+onnx_aggressive.txt and onnx_aggressive_kept.txt likewise, with the rules that are off by default.
 
 A model begins with its name, and a line that says how many affine operations it has before and after folding, and
 which rules must have been used, or words of the reason.  Its input is x and its output y, unless it says otherwise.
@@ -49,6 +50,7 @@ def _case(part: str) -> Case:
 
 
 FOLDED, KEPT = read("onnx_folded.txt"), read("onnx_kept.txt")
+AGGRESSIVE, AGGRESSIVE_KEPT = read("onnx_aggressive.txt"), read("onnx_aggressive_kept.txt")
 
 WEIGHT = re.compile(r"\b([A-Z]\w*)\[([\d,]*)\]")
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,32 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.skip(x))
+
+
+class Dense(nn.Module):
+    """DenseNet: what each layer makes goes beside all that was made before."""
+
+    def __init__(self, i: int, growth: int) -> None:
+        super().__init__()
+        point, conv = nn.Conv2d(i, 4 * growth, 1, bias=False), nn.Conv2d(4 * growth, growth, 3, 1, 1, bias=False)
+        self.body = nn.Sequential(nn.BatchNorm2d(i), nn.ReLU(), point, nn.BatchNorm2d(4 * growth), nn.ReLU(), conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.body(x)], 1)
+
+
+class LinearBottleneck(nn.Module):
+    """MobileNetV2: no squeeze, ReLU6."""
+
+    def __init__(self, i: int, o: int, stride: int) -> None:
+        super().__init__()
+        self.adds, c = i == o and stride == 1, 6 * i
+        self.body = nn.Sequential(
+            norm_conv(i, c, 1, act=nn.ReLU6), norm_conv(c, c, 3, stride, c, nn.ReLU6), norm_conv(c, o, 1, act=None)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x) if self.adds else self.body(x)
 
 
 class SqueezeExcite(nn.Module):
@@ -153,16 +179,20 @@ def head(*layers: nn.Module, c: int) -> nn.Module:
 IMAGE = (2, 3, 32, 32)
 NETWORKS = [
     Network("ResNet", lambda: head(norm_conv(3, 8, 7, 2), Bottleneck(8, 16, 2), Bottleneck(16, 16, 1), c=16), IMAGE, 0),
+    Network("MobileNetV2", lambda: head(norm_conv(3, 8), *(LinearBottleneck(8, 8, k) for k in (2, 1)), c=8), IMAGE, 0),
     Network("MobileNetV3", lambda: head(*mobile(nn.Hardswish), c=16), IMAGE, 0),
     Network("EfficientNet", lambda: head(*mobile(nn.SiLU), c=16), IMAGE, 0),
     # Of the three that see a residual stream, the last has gammas above 0 and folds both ways.
     Network("pre-activation", lambda: head(*pre_activation(), c=8), IMAGE, 2),
+    # The norms that read all that was made before see it with other readers: those stay.
+    Network("DenseNet", lambda: head(*densenet(), c=16), IMAGE, 6),
     Network("RepVGG", lambda: head(Branches(3, 8, 2), Branches(8, 8, 1), Branches(8, 8, 1), c=8), IMAGE, 0),
     Network("MobileOne", lambda: head(Branches(3, 8, 2, 4), Branches(8, 8, 1, 4), c=8), IMAGE, 0),
     Network("U-Net", UNet, IMAGE, 0),
     Network("3-D", lambda: nn.Sequential(*volume()), (2, 2, 8, 8, 8), 0),
     Network("ConvNeXt", lambda: nn.Sequential(nn.Conv2d(3, 8, 4, 4), ConvNeXt(8), ConvNeXt(8)), IMAGE, 0),
     Network("ViT", lambda: nn.Sequential(*transformer(16)), IMAGE, 0),
+    Network("separable", lambda: nn.Sequential(*separable()), (2, 8, 40), 0),
     Network("LSTM", Recurrent, (2, 8, 20), 0),
 ]
 
@@ -180,6 +210,21 @@ def volume() -> list[nn.Module]:
     return [*first, nn.Conv3d(4, 4, 3), nn.BatchNorm3d(4)]
 
 
+def densenet() -> list[nn.Module]:
+    first = [nn.Conv2d(3, 8, 7, 2, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    change = [nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 1, bias=False), nn.AvgPool2d(2)]
+    return [*first, Dense(8, 4), Dense(12, 4), *change, Dense(8, 4), Dense(12, 4), nn.BatchNorm2d(16), nn.ReLU()]
+
+
+def separable() -> list[nn.Module]:
+    """In one dimension, as keyword spotters and EEG networks have it."""
+    layers: list[nn.Module] = []
+    for i, o, dilation in ((8, 16, 1), (16, 16, 2), (16, 8, 4)):
+        layers += [nn.Conv1d(i, i, 5, padding=2 * dilation, dilation=dilation, groups=i, bias=False)]
+        layers += [nn.Conv1d(i, o, 1, bias=False), nn.BatchNorm1d(o), nn.ReLU()]
+    return [*layers, nn.AvgPool1d(2), nn.Conv1d(8, 4, 3), nn.BatchNorm1d(4)]
+
+
 def transformer(c: int) -> list[nn.Module]:
     patches = [nn.Conv2d(3, c, 8, 8), nn.Flatten(2), Transposed()]
     return [*patches, Attention(c, 2), Attention(c, 2), nn.LayerNorm(c), nn.Linear(c, 5)]
@@ -188,27 +233,3 @@ def transformer(c: int) -> list[nn.Module]:
 class Transposed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2)
-
-
-def network(which: Network) -> nn.Module:
-    torch.manual_seed(0)
-    made = which.make()
-    for module in made.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
-            signs = torch.sign(torch.rand_like(module.weight) - 0.2)
-            module.weight.data.uniform_(0.5, 1.5).mul_(signs)
-            module.bias.data.normal_(0, 0.3)
-        elif isinstance(module, nn.LayerNorm):
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(0, 0.3)
-    return made.eval()
-
-
-def export(which: Network, path: Any) -> None:
-    """With its BatchNorms."""
-    torch.onnx.export(
-        network(which), (torch.randn(which.shape),), path, dynamo=False, opset_version=17, do_constant_folding=False,
-        training=torch.onnx.TrainingMode.PRESERVE, input_names=["x"], dynamic_axes={"x": {0: "n"}},
-    )  # fmt: skip

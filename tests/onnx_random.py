@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 21
+OPSET = 23
 Array = np.ndarray
 
 
@@ -73,10 +73,19 @@ class Builder:
         read = {i for n in self.nodes for i in n.input}
         outputs = [o for n in self.nodes for o in n.output if o not in read or self.rng.random() < 0.05]
         graph = helper.make_graph(
-            self.nodes, "random",
-            [_info(n, v) for n, v in self.inputs.items()], [_info(n, self.values[n]) for n in outputs], self.constants,
+            self.nodes, "random", [self._input_info(n, v) for n, v in self.inputs.items()],
+            [_info(n, self.values[n]) for n in outputs], self.constants,
         )  # fmt: skip
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10), self.inputs
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=11), self.inputs
+
+    def _input_info(self, name: str, value: Array) -> onnx.ValueInfoProto:
+        """Half of the models know nothing of batch and place, only the channels."""
+        info = _info(name, value)
+        if self.rng.random() < 0.5:
+            for k, dim in enumerate(info.type.tensor_type.shape.dim):
+                if k != 1:
+                    dim.dim_param = f"{name}_{k}"
+        return info
 
 
 def _info(name: str, value: Array) -> onnx.ValueInfoProto:
@@ -90,7 +99,7 @@ def evaluate(node: onnx.NodeProto, values: dict[str, Array], constants: list[onn
     feeds = {i: values[i] for i in node.input if i in values}
     outputs = [helper.make_tensor_value_info(o, TensorProto.UNDEFINED, None) for o in node.output]
     graph = helper.make_graph([node], "one", [_info(n, v) for n, v in feeds.items()], outputs, own)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=11)
     try:
         with np.errstate(all="ignore"):
             return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, feeds)]
@@ -173,6 +182,24 @@ def conv(b: Builder) -> None:
     b.add("Conv", x, *weights, **attributes)
 
 
+def padded(b: Builder) -> None:
+    """A shift in front of zeros, the same in all channels or not."""
+    x = b.pick(4)
+    c = b.values[x].shape[1]
+    if b.rng.random() < 0.5:
+        y = b.add("Mul", b.add("Add", x, b.normal())[0], b.factors(c, 1, 1))
+    else:
+        y = b.add("BatchNormalization", x, b.factors(c), b.normal(c), b.normal(c), b.factors(c))[:1]
+    k = [int(n) for n in b.rng.choice([1, 2, 3], 2)]
+    groups = int(b.rng.choice([1, c]))
+    attributes: dict[str, Any] = {"group": groups, "strides": [int(n) for n in b.rng.choice([1, 2], 2)]}
+    if y and b.rng.random() < 0.5:
+        b.add("Conv", y[0], b.normal(c, c // groups, *k), b.normal(c), auto_pad="SAME_UPPER", **attributes)
+    elif y:
+        attributes |= {"pads": [int(n) for n in b.rng.integers(0, 3, 4)], "dilations": [1, int(b.rng.integers(1, 3))]}
+        b.add("Conv", y[0], b.normal(c, c // groups, *k), **attributes)
+
+
 def conv_transpose(b: Builder) -> None:
     """One group: ONNX's reference evaluator adds the first group's bias to all of them."""
     x = b.pick(4)
@@ -233,12 +260,33 @@ def linear(b: Builder) -> None:
             b.add("Add", y[0], b.normal(n))
 
 
+def residual(b: Builder) -> None:
+    """A stream that linear operations write and norms read."""
+    x = b.pick(3)
+    n = 4
+    stream = b.add("MatMul", x, b.normal(b.values[x].shape[-1], n))
+    for _ in range(int(b.rng.integers(0, 3))):
+        h = b.add("LayerNormalization", stream[0], b.factors(n), b.normal(n), axis=-1)[0]
+        h = b.add("Relu", b.add("MatMul", h, b.normal(n, 3))[0])[0]
+        h = b.add("Add", b.add("MatMul", h, b.normal(3, n))[0], b.normal(n))[0]
+        stream = b.add("Add", stream[0], h)
+    b.add("LayerNormalization", stream[0], b.factors(n), b.normal(n), axis=-1)
+
+
 def attention(b: Builder) -> None:
     x = b.pick(3)
     y = b.pick(3)
+    biased = b.rng.random(2) < 0.5
     keys = b.add("Transpose", y, perm=[0, 2, 1])
-    if keys:
-        b.add("MatMul", x, keys[0])
+    if biased[0]:
+        y = b.add("Add", y, b.normal(b.values[y].shape[-1]))[0]
+        keys = b.add("Transpose", y, perm=[0, 2, 1])
+    scores = b.add("MatMul", x, keys[0]) if keys else []
+    if scores and b.rng.random() < 0.7:
+        rows = b.add("Softmax", scores[0], axis=int(b.rng.choice([-1, -1, 1])))
+        v = b.add("MatMul", y, b.normal(b.values[y].shape[-1], 3))[0]
+        v = b.add("Add", v, b.normal(3))[0] if biased[1] else v
+        b.add("MatMul", rows[0], v)
 
 
 def unary(b: Builder) -> None:
@@ -351,4 +399,5 @@ def recurrent(b: Builder) -> None:
 GROWERS = {
     affine: 5, batch_norm: 5, conv: 5, conv_transpose: 1, branches: 0.5, linear: 4, attention: 0.7, unary: 3, pool: 2,
     reduce: 1, move: 5, join: 2, norm: 1.5, recurrent: 0.5,
+    residual: 0.4, padded: 0.7,
 }  # fmt: skip

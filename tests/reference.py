@@ -222,6 +222,103 @@ def batch_norm_backward(
     )
 
 
+# ---- Statistics of each sample ---------------------------------------------------------------------------
+
+
+def by_group(x: Array, groups: int, channel_axis: int) -> Array:
+    """x (n, groups, c / groups, positions), positions in row-major order."""
+    last = np.moveaxis(x, channel_axis, 1)
+    return last.reshape(x.shape[0], groups, x.shape[channel_axis] // groups, math.prod(last.shape[2:]))
+
+
+def from_groups(values: Array, x: Array, channel_axis: int) -> Array:
+    """by_group undone, of an array that broadcasts to its shape."""
+    shape = list(np.moveaxis(x, channel_axis, 1).shape)
+    whole = np.broadcast_to(values, by_group(x, values.shape[1], channel_axis).shape)
+    return np.moveaxis(whole.reshape(shape), 1, channel_axis)
+
+
+def having_say(x: Array, mask: Any) -> Array:
+    """(n, 1, 1, positions): 1 where a position counts."""
+    n = x.shape[0]
+    return np.ones((n, 1, 1, 1), WIDE) if mask is None else wide(mask).reshape(n, 1, 1, -1)
+
+
+@quiet
+def group_deviations(x: Array, groups: int, channel_axis: int, mask: Any = None) -> tuple[Array, Array, Array]:
+    """x - mean of the group, the mean and the variance, by_group; see deviations."""
+    parts, counts = by_group(wide(x), groups, channel_axis), having_say(x, mask)
+    count = np.broadcast_to(counts, parts.shape).sum((2, 3), keepdims=True)
+    mean = (parts * counts).sum((2, 3), keepdims=True) / count
+    rest = parts - mean
+    left = (rest * counts).sum((2, 3), keepdims=True) / count
+    return rest - left, mean + left, ((rest - left) ** 2 * counts).sum((2, 3), keepdims=True) / count
+
+
+@quiet
+def group_norm(
+    x: Array,
+    groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    mask: Any = None,
+    **after: Any,
+) -> Forward:
+    """y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual), mean and variance of the group."""
+    rest, mean, var = group_deviations(x, groups, channel_axis, mask)
+    inv = 1 / np.sqrt(var + WIDE(eps))
+    out = scale_shift(from_groups(rest * inv, x, channel_axis), weight, bias, channel_axis=channel_axis, **after)
+    # An error of sigma * 2^-22 in the mean moves every y by weight * 2^-22.
+    moved = scale_shift(from_groups(np.sqrt(var) * inv, x, channel_axis), weight, channel_axis=channel_axis).size
+    return out._replace(size=out.size + moved, mean=mean[:, :, 0, 0], var=var[:, :, 0, 0])
+
+
+@quiet
+def group_norm_backward(
+    dy: Array,
+    x: Array,
+    mean: Array,
+    var: Array,
+    groups: int,
+    weight: Any = None,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    mask: Any = None,
+    passed: Any = True,
+) -> Backward:
+    """The gradients of group_norm; mean, var (n, groups), as the forward used them."""
+    c, counts = x.shape[channel_axis], having_say(x, mask)
+    mean, var = (wide(m)[:, :, None, None] for m in (mean, var))
+    rest = by_group(wide(x), groups, channel_axis) - mean
+    inv = 1 / np.sqrt(var + WIDE(eps))
+    gain = (np.ones(c, WIDE) if weight is None else wide(weight)).reshape(1, groups, c // groups, 1)
+    g = by_group(np.where(passed, wide(dy), 0), groups, channel_axis)
+    rounded = np.abs(mean) * 2.0 ** (-53 if x.dtype == np.float64 else -24)  # see batch_norm_backward
+    away = np.abs(rest) + rounded
+    count = np.broadcast_to(counts, g.shape).sum((2, 3), keepdims=True)
+
+    def average(terms: Array) -> Array:
+        return terms.sum((2, 3), keepdims=True) / count
+
+    dx = gain * g - counts * (average(gain * g) + rest * inv**2 * average(gain * g * rest))
+    size = np.abs(gain * g)
+    dx_size = size + counts * (average(size) + away * inv**2 * average(size * away))
+    over = {"axis": (0, 3)}
+    return Backward(
+        from_groups(inv * dx, x, channel_axis),
+        (g * rest * inv).sum(**over).ravel(),
+        g.sum(**over).ravel(),
+        from_groups(g, x, channel_axis),
+        from_groups(inv * dx_size, x, channel_axis),
+        (np.abs(g) * away * inv).sum(**over).ravel(),
+        np.abs(g).sum(**over).ravel(),
+    )
+
+
 # ---- Rows ------------------------------------------------------------------------------------------------
 
 

@@ -22,12 +22,15 @@ def test_random_models(block: int) -> None:
     import normcpu.onnx
 
     before = after = 0
+    used: set[str] = set()
     for seed in range(block * MODELS // 6, (block + 1) * MODELS // 6):
         model, feeds = onnx_random.random_model(seed)
-        folded, report = normcpu.onnx.fold(model, verify=False)
+        target = "generic" if seed % 3 == 0 else "onnxruntime"
+        folded, report = normcpu.onnx.fold(model, verify=False, target=target, aggressive=seed % 2 == 1)
         assert not any("could not be followed" in record.reason for record in report.kept), (seed, report.table())
         proto = onnx_ir.to_proto(folded)
         onnx.checker.check_model(proto)
+        used |= {rule for record in report.folded for rule in record.rules}
         before, after = before + report.before, after + report.after
         outputs = [o.name for o in model.graph.output]
         both = (ReferenceEvaluator(m).run(None, feeds) for m in (model, proto))
@@ -35,3 +38,4 @@ def test_random_models(block: int) -> None:
             assert got.shape == want.shape, (seed, name)
             assert np.abs(got - want).max() <= TOLERANCE * np.abs(want).max() + 1e-30, (seed, name, report.table())
     assert after < 0.7 * before
+    assert len(used & normcpu.onnx.AGGRESSIVE) >= 2

@@ -15,14 +15,17 @@ except ModuleNotFoundError as missing:
     ) from None
 
 from .bench import Timing, bench
-from .engine import RULES, Record
+from .engine import AGGRESSIVE, RULES
 from .fold import UnknownRule, fold
+from .push import Record
 from .report import Report
 from .run import CannotRun
-from .save import ModelError, load, save
+from .save import load, save
+from .valid import ModelError
 from .verify import Reference, Verification
 
 __all__ = [
+    "AGGRESSIVE",
     "RULES",
     "CannotRun",
     "ModelError",

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -18,12 +17,9 @@ import onnx_ir as ir
 from .affine import Array, Refused
 from .constants import integer, ints, text
 from .net import Net, Use, title
-from .push import Step
+from .push import Record, Step
 from .read import read
 from .weights import constant_input, set_constant
-
-if TYPE_CHECKING:
-    from .engine import Record
 
 
 @dataclass
@@ -98,8 +94,6 @@ def _merge_one(
                 _join(net, host, branch)
             except Refused:
                 continue
-            from .engine import Record
-
             name = title(branch.node) if branch.node is not None else branch.x.name or ""
             assert host.node is not None
             steps = [Step(rule, title(host.node), "Conv")]
@@ -147,15 +141,15 @@ def _convolution(net: Net, use: Use) -> Branch | None:
     except Refused:
         return None
     x = node.inputs[0]
-    if weight is None or x is None:
+    if weight is None or x is None or weight.ndim < 3:
         return None
     axes = weight.ndim - 2
+    strides, dilations = (ints(node, name) or [1] * axes for name in ("strides", "dilations"))
     pads = ints(node, "pads") or [0] * (2 * axes)
-    return Branch(
-        use, x, node, weight, np.zeros(weight.shape[0]) if bias is None else bias,
-        ints(node, "strides") or [1] * axes, ints(node, "dilations") or [1] * axes,
-        pads[:axes], pads[axes:], integer(node, "group", 1),
-    )  # fmt: skip
+    if (len(strides), len(dilations), len(pads)) != (axes, axes, 2 * axes) or min(dilations) < 1:
+        return None
+    bias = np.zeros(weight.shape[0]) if bias is None else bias
+    return Branch(use, x, node, weight, bias, strides, dilations, pads[:axes], pads[axes:], integer(node, "group", 1))
 
 
 def _diagonal(net: Net, use: Use, host: Branch) -> Branch | None:

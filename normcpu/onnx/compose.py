@@ -30,6 +30,15 @@ class Spelled(NamedTuple):
     eps: float
     nodes: list[ir.Node]
 
+    @property
+    def differences(self) -> list[ir.Node]:
+        """x - mean(x), once or twice, and the means."""
+        divided, squared = self.nodes[0].inputs[0], self.nodes[-1].inputs[0]
+        found = [v.producer() for v in dict.fromkeys((divided, squared)) if v is not None]
+        differences = [node for node in found if node is not None]
+        means = [v.producer() for v in dict.fromkeys(node.inputs[1] for node in differences) if v is not None]
+        return differences + [node for node in means if node is not None]
+
 
 SINCE = {"LayerNormalization": 17, "RMSNormalization": 23}
 
@@ -50,6 +59,19 @@ def compose_norms(net: Net, skip: frozenset[str]) -> dict[ir.Node, str]:
             for after in _weights_behind(net, found):
                 stay[after] = why
     return stay
+
+
+def spelled_norms(net: Net) -> list[Spelled]:
+    """Every LayerNorm that stays spelled out, and whose mean nothing else reads."""
+    roots = [node for node in net.nodes() if node.op_type == "Sqrt" and not node.domain]
+    found = [norm for root in roots if (norm := _spelled(net, root)) and norm.op_type == "LayerNormalization"]
+    return [norm for norm in found if _reads_its_mean_alone(norm)]
+
+
+def _reads_its_mean_alone(norm: Spelled) -> bool:
+    means = [node for node in norm.differences if node.op_type == "ReduceMean"]
+    readers = {use.node for mean in means for use in mean.outputs[0].uses()}
+    return readers <= set(norm.differences) and not any(n.outputs[0].is_graph_output() for n in norm.differences)
 
 
 def _spelled(net: Net, root: ir.Node) -> Spelled | None:

@@ -10,10 +10,18 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from .external import OnDisk
+
 Evaluated = np.ndarray[Any, Any]
 LARGEST = 1 << 28  # elements that evaluating a constant may create: ConstantOfShape of a hostile file asks for more
 BUDGET = 1 << 26  # elements of all results together: what is constant beyond is treated as if it were not
 DEEPEST = 64  # operations between a constant and its initializer
+
+
+def read_only(a: Evaluated) -> Evaluated:
+    view = a.view()
+    view.flags.writeable = False
+    return view
 
 
 def to_double(a: Evaluated) -> Evaluated:
@@ -116,15 +124,22 @@ class Constants:
         return self.made[value]
 
     def raw(self, value: ir.Value) -> Callable[[], Evaluated]:
-        """How to get at a constant again, after the graph no longer has it: in its own type, where it is stored."""
-        if value in self.exact:
-            return self.exact[value]
+        """How to get at a constant again, after the graph no longer has it: in its own type, where it is stored.
+
+        An array that is writeable is the caller's own.
+        """
         tensor = value.const_value if value.is_initializer() else None
-        if tensor is not None:
+        if value in self.exact:
+            get = self.exact[value]
+        elif isinstance(tensor, OnDisk):
             return tensor.numpy
-        made = self.value(value)
-        assert made is not None
-        return lambda: made
+        elif tensor is not None:
+            get = tensor.numpy
+        else:
+            made = self.value(value)
+            assert made is not None
+            get = lambda: made  # noqa: E731
+        return lambda: read_only(get())
 
     def extent(self, value: ir.Value) -> float:
         """The largest magnitude in a constant, or more; NaN where it has one."""
@@ -149,7 +164,7 @@ class Constants:
         try:
             with np.errstate(all="ignore"):
                 made = OPERATIONS[node.op_type](node, *inputs)
-        except (ValueError, IndexError, TypeError, OverflowError, MemoryError, ZeroDivisionError):
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError):  # not valid
             return None
         return None if made is None or made.size > LARGEST else to_double(made)
 
@@ -226,15 +241,21 @@ def _slice(node: ir.Node, x: Evaluated, *inputs: Evaluated | None) -> Evaluated:
     return x[tuple(index)]
 
 
-def _dequantize(node: ir.Node, q: Evaluated, scale: Evaluated, zero: Evaluated | None = None) -> Evaluated | None:
+def dequantize(
+    node: ir.Node, q: Evaluated, scale: Evaluated, zero: Evaluated | None = None, real: type[np.floating] = np.float64
+) -> Evaluated | None:
+    """(q - zero) * scale, along the axis that the node has them on; None where they are in blocks."""
     if "block_size" in node.attributes and integer(node, "block_size"):
         return None
     axis = integer(node, "axis", 1)
     shape = [1] * q.ndim
     if scale.size > 1:
         shape[axis] = -1
-    offset = 0.0 if zero is None else zero.astype(np.float64).reshape(shape)
-    return (q.astype(np.float64) - offset) * scale.reshape(shape)
+    made = q.astype(real)
+    if zero is not None:
+        made -= zero.astype(real).reshape(shape)
+    made *= scale.astype(real).reshape(shape)
+    return made
 
 
 OPERATIONS: dict[str, Callable[..., Evaluated | None]] = {
@@ -262,7 +283,7 @@ OPERATIONS: dict[str, Callable[..., Evaluated | None]] = {
     "ConstantOfShape": _constant_of_shape,
     "Shape": lambda node, x: np.asarray(x.shape, np.int64)[integer(node, "start") : node_end(node)],
     "Range": lambda node, a, b, step: np.arange(a, b, step) if (b - a) / step < LARGEST else None,
-    "DequantizeLinear": _dequantize,
+    "DequantizeLinear": dequantize,
 }
 
 

@@ -86,18 +86,29 @@ def conv_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> Pla
     s, t = affine.vectors(1, shape[1] * groups)
     if t.any() and pads(node, shape[2:]):
         raise Refused(f"Conv {title(node)} pads with zeros, which the shift must not reach")
-    factors = _per_input(s, shape, groups)
     plan = mover.step(node)
-    if t.any():
-        weight = constant_input(mover.net, node, 1)
-        assert weight is not None
-        gained = (weight * _per_input(t, shape, groups)).reshape(shape[0], -1).sum(axis=1)
-        plan.actions += bias(mover.net, node, np.ones(shape[0]), gained)
-    plan.actions += scale_weight(mover.net, node, 1, factors, 1 if groups == 1 else None)
+    plan.actions += into_valid(mover.net, node, s, t)
     return plan
 
 
-def _per_input(s: Array, shape: tuple[int, ...], groups: int) -> Array:
+def into_valid(net: Net, node: ir.Node, s: Array, t: Array) -> list[Action]:
+    """Weight and bias of a convolution of s x + t that has no pads."""
+    shape, groups = weight_shape(net, node, 1), integer(node, "group", 1)
+    actions = []
+    if t.any():
+        actions += bias(net, node, np.ones(shape[0]), taps(net, node, t).reshape(shape[0], -1).sum(axis=1))
+    return actions + scale_weight(net, node, 1, per_input(s, shape, groups), 1 if groups == 1 else None)
+
+
+def taps(net: Net, node: ir.Node, t: Array) -> Array:
+    """sum_i W_oik t_i, (o, *k): what a constant t (i,) becomes, tap by tap."""
+    weight = constant_input(net, node, 1)
+    assert weight is not None
+    summed: Array = (weight * per_input(t, weight.shape, integer(node, "group", 1))).sum(axis=1)
+    return summed
+
+
+def per_input(s: Array, shape: tuple[int, ...], groups: int) -> Array:
     """s (i,) against W (o, i / groups, *k)."""
     rows = np.repeat(s.reshape(groups, shape[1]), shape[0] // groups, axis=0)
     return rows.reshape(shape[0], shape[1], *[1] * (len(shape) - 2))

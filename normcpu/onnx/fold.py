@@ -12,11 +12,13 @@ import onnx
 import onnx_ir as ir
 
 from .count import count_affine
-from .engine import RULES, Engine, Options
+from .engine import AGGRESSIVE, RULES, Engine, Options
+from .external import external_files
 from .net import without_weights
 from .report import Report
 from .run import CannotRun, Feeds
-from .save import PROTOBUF_LIMIT, ModelError, external_files, first_line, load, size
+from .save import PROTOBUF_LIMIT, first_line, load, size, uncollected
+from .valid import ModelError, put_in_order
 from .verify import Reference
 
 Source: TypeAlias = onnx.ModelProto | ir.Model | str | os.PathLike[str]
@@ -33,6 +35,7 @@ def fold(
     only: Sequence[str] | None = None,
     keep: Sequence[str] = (),
     target: str = "onnxruntime",
+    aggressive: bool = False,
     verify: bool = True,
     inputs: Sequence[Feeds] | None = None,
     ranges: bool = False,
@@ -43,9 +46,11 @@ def fold(
     Args:
         model: a path, an onnx.ModelProto or an onnx_ir.Model; it is left as it is.
         skip: names of rules that are not to be used, such as "B11"; RULES has them all.
-        only: names of the only rules that are to be used.
+        only: names of the only rules that are to be used, aggressive ones too.
         keep: names of nodes that stay as they are.
         target: "onnxruntime" leaves patterns whole that it fuses, "generic" does not.
+        aggressive: use the rules as well that add an operation, parameters or multiplications (AGGRESSIVE); the report
+            says how many.
         verify: run original and folded model on the same inputs, in ONNX Runtime if it is installed.  A rule whose
             result is worse than 8 times the original's own float32 error (+ 2e-6, float16 + 4e-3, bfloat16 + 3e-2,
             all relative to the largest output) is switched off, and named in the report.
@@ -66,10 +71,14 @@ def fold(
     for name in (*skip, *(only or ())):
         if name not in RULES:
             raise UnknownRule(f"there is no rule {name!r}; there are {', '.join(sorted(RULES))}")
-    again = _reader(model)
-    off = frozenset(skip) | (RULES - set(only) if only is not None else frozenset())
+    again, where = _reader(model), f"{model}: " if isinstance(model, str | os.PathLike) else ""
+    unasked = RULES - set(only) if only is not None else frozenset() if aggressive else AGGRESSIVE
+    off = frozenset(skip) | unasked
     options = Options(off, frozenset(keep), target, ranges, keep_metadata)
-    folded, report = _once(again, options)
+    try:
+        folded, report = _once(again, options)
+    except ModelError as error:
+        raise ModelError(str(error) if str(error).startswith(where) else f"{where}{error}") from error
     if not report.folded:
         report.not_verified = "nothing was folded"
         return again(), report
@@ -78,21 +87,25 @@ def fold(
     return _verified(again, options, folded, report, inputs)
 
 
+@uncollected()
 def _once(again: Callable[[], ir.Model], options: Options) -> tuple[ir.Model, Report]:
     model = again()
     external = bool(external_files(model))
     try:
+        put_in_order(model)
         engine = Engine(model, options)
         before = count_affine(engine.net)
         engine.run()
         ranges = engine.watched.changed() if engine.watched is not None else []
         return model, Report(before, count_affine(engine.net), engine.records, ranges=ranges, external_data=external)
-    except (ir.serde.SerdeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # where nothing is wrong with the model it comes out as it is
         raise _invalid(again(), error) from error
 
 
 def _invalid(model: ir.Model, error: Exception) -> Exception:
     """What ONNX says is wrong with the model, if it is no valid one; the error as it is if it is."""
+    if isinstance(error, ModelError):
+        return error
     if isinstance(error, ir.serde.SerdeError):
         return ModelError(f"not a valid ONNX model: {first_line(error)}")
     try:
@@ -145,10 +158,17 @@ def _culprit(again: Callable[[], ir.Model], options: Options, report: Report, re
 def _reader(model: Source) -> Callable[[], ir.Model]:
     """Reads the model anew each time: folding changes what it is given."""
     if isinstance(model, onnx.ModelProto):
-        return lambda: ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
+        return lambda: _of_proto(onnx.ModelProto.FromString(model.SerializeToString()))
     if isinstance(model, ir.Model):
         return model.clone
     return lambda: load(model)
+
+
+def _of_proto(proto: onnx.ModelProto) -> ir.Model:
+    try:
+        return ir.from_proto(proto)
+    except ir.serde.SerdeError as error:
+        raise ModelError(f"not a readable ONNX model: {first_line(error)}") from error
 
 
 def with_data(model: ir.Model) -> onnx.ModelProto:

@@ -160,13 +160,16 @@ def add_behind(net: Net, node: ir.Node, t: Array) -> list[Action]:
         return []
     dtype = net.float_type(node.outputs[0])
     check_range(t, np.ones(()), dtype, f"the bias behind {node.op_type} {title(node)}", None)
-    adder = _adder(net, node)
+    behind = adder(net, node)
+    known = None if behind is None else constant_input(net, *behind)
+    if known is not None:
+        np.broadcast_shapes(known.shape, t.shape)  # raises where the model's own Add does not fit
 
     def act() -> None:
-        if adder is None:
+        if behind is None:
             net.insert_after(node.outputs[0], "Add", new_constant(net, t, dtype, f"{node.outputs[0].name}_bias"))
         else:
-            add, index = adder
+            add, index = behind
             known = constant_input(net, add, index)
             assert known is not None
             set_constant(net, add, index, known + t, dtype, f"{node.outputs[0].name}_bias")()
@@ -174,7 +177,8 @@ def add_behind(net: Net, node: ir.Node, t: Array) -> list[Action]:
     return [act]
 
 
-def _adder(net: Net, node: ir.Node) -> tuple[ir.Node, int] | None:
+def adder(net: Net, node: ir.Node) -> tuple[ir.Node, int] | None:
+    """The Add of a constant that alone reads what `node` makes, and which of its inputs is the constant."""
     value = node.outputs[0]
     readers = net.readers(value)
     if value.is_graph_output() or len(readers) != 1 or readers[0].node.op_type != "Add" or readers[0].node.domain:

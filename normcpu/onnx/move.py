@@ -21,17 +21,17 @@ WIDTH = {ir.DataType.BFLOAT16: 0, ir.DataType.FLOAT16: 0, ir.DataType.FLOAT: 1, 
 
 @backward("B14", "Identity", "Dropout")
 def identity_backward(mover: Mover, node: ir.Node, output: int, affine: Affine) -> Plan:
-    _inference(mover.net, node)
+    inference(mover.net, node)
     return mover.step(node) + mover.pull(node, 0, affine)
 
 
 @forward("F4", "Identity", "Dropout")
 def identity_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> Plan:
-    _inference(mover.net, node)
+    inference(mover.net, node)
     return mover.step(node) + mover.push(node.outputs[0], affine)
 
 
-def _inference(net: Net, node: ir.Node) -> None:
+def inference(net: Net, node: ir.Node) -> None:
     """A Dropout that drops: training_mode (opset 12) not known to be false, or a mask that is read."""
     if node.op_type != "Dropout":
         return
@@ -79,7 +79,7 @@ RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 @backward("B14", *RESHAPES)
 def reshape_backward(mover: Mover, node: ir.Node, output: int, affine: Affine) -> Plan:
-    src, dst = _reshape_shapes(mover.net, node)
+    src, dst = reshape_shapes(mover.net, node)
     return mover.step(node) + mover.pull(node, 0, affine.map(lambda a: regroup(a, dst, src)))
 
 
@@ -87,11 +87,11 @@ def reshape_backward(mover: Mover, node: ir.Node, output: int, affine: Affine) -
 def reshape_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> Plan:
     if index != 0:
         raise Refused(f"{node.op_type} {title(node)} reads it as a shape")
-    src, dst = _reshape_shapes(mover.net, node)
+    src, dst = reshape_shapes(mover.net, node)
     return mover.step(node) + mover.push(node.outputs[0], affine.map(lambda a: regroup(a, src, dst)))
 
 
-def _reshape_shapes(net: Net, node: ir.Node) -> tuple[list[Dim], list[Dim]]:
+def reshape_shapes(net: Net, node: ir.Node) -> tuple[list[Dim], list[Dim]]:
     x = node.inputs[0]
     assert x is not None
     src = net.shape(x)
@@ -117,6 +117,8 @@ def _reshape_shapes(net: Net, node: ir.Node) -> tuple[list[Dim], list[Dim]]:
         raise Refused(f"Unsqueeze {title(node)} has axes that are not constant")
     rank = len(src) + len(axes)
     new = {a % rank for a in axes}
+    if len(new) != len(axes):
+        raise Refused(f"Unsqueeze {title(node)} names an axis twice")
     rest = iter(src)
     return src, [1 if k in new else next(rest) for k in range(rank)]
 

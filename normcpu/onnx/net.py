@@ -14,6 +14,8 @@ import onnx_ir as ir
 from .affine import Dim, Refused
 from .constants import LARGEST, Constants, Evaluated, is_float
 from .shapes import SAME_TYPE, shape_of
+from .valid import kind, make_harmless
+from .valid import title as title
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 SEES_NO_VALUES = {("Shape", 0), ("Size", 0), ("CastLike", 1)}  # inputs whose sizes or type alone matter
@@ -47,6 +49,7 @@ class Net:
             for value in node.outputs:
                 if value.name not in self.inferred and value.shape is None:
                     self.types[value] = self.dtype(value)
+                if _unsure(self._told(value)):
                     with suppress(Refused):
                         self.shape(value)
 
@@ -81,23 +84,28 @@ class Net:
 
     def shape(self, value: ir.Value) -> list[Dim]:
         """Sizes, and for each unknown one a name of its own."""
-        known: Any = value.shape
-        dims: list[Any] | None = list(known) if known is not None else self.shapes.get(value)
-        if dims is None:
-            dims = self.inferred.get(value.name or "", (0, None))[1]
+        dims = self._told(value)
         node = value.producer()
-        if dims is None and node is not None and value.index() == 0:
+        if _unsure(dims) and node is not None and value.index() == 0:
             if value not in self.shapes:
                 self.shapes[value] = shape_of(self, node, value.name or "")
-            dims = self.shapes[value]
+            dims = _surer(dims, self.shapes[value])
         if dims is None and (constant := self.constants.value(value)) is not None:
             return list(constant.shape)
         if dims is None:
-            raise Refused(f"the number of axes of {value.name!r} is not known")
+            made = "" if node is None else f", made by {kind(node)} {title(node)},"
+            raise Refused(f"the number of axes of {value.name!r}{made} is not known")
         return [
             d if isinstance(d, int) and 0 <= d <= LARGEST else _symbol(d) or f"{k}@{value.name}"
             for k, d in enumerate(dims)
         ]
+
+    def _told(self, value: ir.Value) -> list[Any] | None:
+        """The sizes that the model declares, or ONNX infers."""
+        known: Any = value.shape
+        if known is not None:
+            return list(known)
+        return self.inferred.get(value.name or "", (0, None))[1]
 
     def rank(self, value: ir.Value) -> int:
         return len(self.shape(value))
@@ -203,11 +211,6 @@ def opset(model: ir.Model) -> int:
     return int(model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0)))
 
 
-def title(node: ir.Node) -> str:
-    """How reports name a node: its name, or what it makes where it has none."""
-    return node.name or f"{node.op_type} -> {node.outputs[0].name}"
-
-
 def numpy_type(dtype: ir.DataType) -> np.dtype[Any]:
     return np.dtype(dtype.numpy())
 
@@ -245,6 +248,7 @@ def infer(model: ir.Model) -> dict[str, tuple[ir.DataType | None, list[Any] | No
                     walk(attribute.g)
 
     proto = without_weights(model)
+    make_harmless(proto.graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
     except Exception:  # whatever the C++ raises: without shapes less folds, and the report says so
@@ -277,8 +281,16 @@ def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
 
 
-def _size_or_name(dim: Any, unknown: str) -> Dim:
-    return dim if isinstance(dim, int) and 0 <= dim <= LARGEST else _symbol(dim) or unknown
+def _unsure(told: list[Any] | None) -> bool:
+    """Whether there is more to find out than the size of a batch."""
+    return told is None or any(not isinstance(d, int) for d in told[1:])
+
+
+def _surer(told: list[Any] | None, found: list[Dim] | None) -> list[Any] | None:
+    """Sizes that were found out in place of those that inference does not know."""
+    if told is None or found is None or len(told) != len(found):
+        return told if told is not None else found
+    return [f if isinstance(f, int) and not isinstance(t, int) else t for t, f in zip(told, found, strict=True)]
 
 
 def _symbol(dim: Any) -> str | None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from .affine import Affine, Array, Refused
 from .constants import integer
 from .net import Net, title
-from .push import Mover, Plan, backward, forward
+from .push import Elsewhere, Mover, Plan, backward, forward
 from .weights import Action, constant_input, set_constant
 
 NORMS = (
@@ -127,4 +127,16 @@ def norm_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> Pla
             fits = True
     if not fits:
         raise Refused(f"{node.op_type} {title(node)} takes its mean across the axis that the shift varies along")
+    return mover.step(node)
+
+
+@forward("D1", "BatchNormalization")
+def batch_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> Plan:
+    """In training mode the mean of the batch takes a shift of each channel away; nobody may read the running one."""
+    if index != 0 or not integer(node, "training_mode") or not affine.keeps_scale:
+        raise Elsewhere(f"BatchNormalization {title(node)} does not take the shift away")
+    if affine.axes - {1}:
+        raise Refused(f"BatchNormalization {title(node)} takes its mean across the axis that the shift varies along")
+    if any(o.uses() or o.is_graph_output() for o in node.outputs[1:]):
+        raise Refused(f"the mean of BatchNormalization {title(node)} is read")
     return mover.step(node)

@@ -7,7 +7,7 @@ import math
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .engine import Record
+from .push import Record
 from .ranges import WeightRange
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def place(error: float) -> str:
 def row(record: Record) -> Row:
     if record.outcome == "kept":
         return Row("kept", record.op_type, record.node, "", record.reason)
-    path = dict.fromkeys(f"{step.op_type} {step.node} ({step.rule})".strip() for step in record.steps)
+    path = dict.fromkeys(map(str, record.steps))
     return Row(record.outcome, record.op_type, record.node, ", ".join(record.rules), " → ".join(path))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from .affine import Affine, Refused
 from .constants import attribute_or_input, integer, ints, text
 from .conv import pads
-from .net import Net, title
+from .net import Net, numpy_type, title
 from .push import Mover, Plan, backward, forward
 from .weights import constant_input, scale_weight, set_constant, weight_shape
 
@@ -106,6 +107,8 @@ def reduce_backward(mover: Mover, node: ir.Node, output: int, affine: Affine) ->
     assert value is not None
     rank = mover.net.rank(value)
     axes = _reduced(mover.net, node, rank)
+    if _is_mean(mover.net, node, axes, affine):
+        return mover.step(node) + Plan([], [lambda: _average_of_sum(mover.net, node, axes)], [node])
     _reduces(node, affine)
     inner = affine
     if not integer(node, "keepdims", 1):
@@ -127,6 +130,29 @@ def reduce_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> P
     if not integer(node, "keepdims", 1):
         out = affine.map(lambda a: a.reshape([n for k, n in enumerate(a.shape) if k not in axes]))
     return mover.step(node) + mover.push(node.outputs[0], out)
+
+
+def _is_mean(net: Net, node: ir.Node, axes: set[int], affine: Affine) -> bool:
+    """sum(x) / n = mean(x), n as exactly as its type has it."""
+    if node.op_type != "ReduceSum" or not axes or affine.axes or not affine.keeps_zero or net.opset < 11:
+        return False
+    sizes = [net.shape(node.inputs[0] or node.outputs[0])[k] for k in axes]
+    count = int(np.prod([n for n in sizes if isinstance(n, int)]))
+    resolution = float(ml_dtypes.finfo(numpy_type(net.float_type(node.outputs[0]))).eps)
+    return all(isinstance(n, int) for n in sizes) and abs(affine.scale.item() * count - 1) <= resolution
+
+
+def _average_of_sum(net: Net, node: ir.Node, axes: set[int]) -> None:
+    """ReduceSum becomes ReduceMean, whose axes are an attribute up to opset 17."""
+    made = sorted(axes)
+    node.op_type = "ReduceMean"
+    node.attributes.pop("noop_with_empty_axes", None)
+    node.attributes.pop("axes", None)
+    if net.opset < 18:
+        node.resize_inputs(1)
+        node.attributes["axes"] = ir.AttrInt64s("axes", made)
+    else:
+        net.set_input(node, 1, net.constant(ir.Tensor(np.array(made, np.int64)), f"{title(node)}_axes"))
 
 
 def _reduced(net: Net, node: ir.Node, rank: int) -> set[int]:

@@ -30,10 +30,36 @@ FARTHEST = 64  # operations that one affine crosses
 MOST = 512  # operations that one attempt looks at, over all branches
 
 
+class Elsewhere(Refused):
+    """A rule is for other cases than this one; what another rule says about it tells more."""
+
+
 class Step(NamedTuple):
     rule: str  # its name in FOLDING's tables, such as "B11"
     node: str
     op_type: str
+    operations: int = 0  # how many it adds to the model, where the rule is one of those that add
+    parameters: int = 0
+
+    def __str__(self) -> str:
+        added = [(self.operations, "operation"), (self.parameters, "parameter")]
+        costs = [f"{n:+d} {what}{'s' * (abs(n) != 1)}" for n, what in added if n]
+        return f"{self.op_type} {self.node} ({', '.join([self.rule, *costs])})".strip()
+
+
+@dataclass
+class Record:
+    """What became of one affine operation, for the report."""
+
+    node: str
+    op_type: str
+    outcome: str  # "folded", "merged" or "kept"
+    steps: list[Step] = field(default_factory=list)
+    reason: str = ""
+
+    @property
+    def rules(self) -> list[str]:
+        return list(dict.fromkeys(s.rule for s in self.steps))
 
 
 @dataclass
@@ -64,15 +90,15 @@ class Rule(NamedTuple):
     act: Act
 
 
-BACKWARD: dict[str, Rule] = {}
-FORWARD: dict[str, Rule] = {}
+# {operation: its rules, tried in order}
+BACKWARD: dict[str, list[Rule]] = {}
+FORWARD: dict[str, list[Rule]] = {}
 
 
-def _enter(table: dict[str, Rule], name: str, op_types: tuple[str, ...]) -> Callable[[Act], Act]:
+def _enter(table: dict[str, list[Rule]], name: str, op_types: tuple[str, ...]) -> Callable[[Act], Act]:
     def enter(act: Act) -> Act:
         for op_type in op_types:
-            assert op_type not in table
-            table[op_type] = Rule(name, act)
+            table.setdefault(op_type, []).append(Rule(name, act))
         return act
 
     return enter
@@ -86,6 +112,15 @@ def backward(name: str, *op_types: str) -> Callable[[Act], Act]:
 def forward(name: str, *op_types: str) -> Callable[[Act], Act]:
     """Enters a function into the table: how an affine on an input of these operations goes to their outputs."""
     return _enter(FORWARD, name, op_types)
+
+
+@contextmanager
+def followed() -> Iterator[None]:
+    """What goes wrong while planning, in a model that is not as it should be, is a refusal: nothing has changed yet."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+        raise Refused(f"its way could not be followed: {type(error).__name__}: {error}") from error
 
 
 class Mover:
@@ -102,16 +137,8 @@ class Mover:
     def attempt(self, go: Callable[[], Plan]) -> Plan:
         """One affine's way, from its beginning."""
         self.depth = self.looked = 0
-        try:
+        with followed():
             plan = go()
-        except (
-            ArithmeticError,
-            AssertionError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:  # nothing has changed yet
-            raise Refused(f"its way could not be followed: {type(error).__name__}: {error}") from error
         for k, node in enumerate(plan.sole):
             if node in plan.sole[:k]:
                 raise Refused(f"two paths meet in {node.op_type} {title(node)}")
@@ -137,8 +164,7 @@ class Mover:
         for use in others:
             if not self._sees_nothing(use, affine):
                 raise Refused(f"{title(producer)} has another reader, {title(use.node)}")
-        with self._across(producer, BACKWARD) as rule:
-            return rule.act(self, producer, value.index() or 0, affine)
+        return self._across(producer, BACKWARD, value.index() or 0, affine)
 
     def push(self, value: ir.Value, affine: Affine) -> Plan:
         affine.check_finite()
@@ -148,35 +174,41 @@ class Mover:
             raise Refused(f"{value.name!r} is an output of the graph")
         plan = Plan()
         for use in self.net.readers(value):
-            with self._across(use.node, FORWARD) as rule:
-                plan += rule.act(self, use.node, use.at, affine)
+            plan += self._across(use.node, FORWARD, use.at, affine)
         return plan
 
-    def step(self, node: ir.Node) -> Plan:
-        """The beginning of a rule's plan: that it was used."""
-        return Plan([Step(self.at.rule, title(node), node.op_type)])
+    def step(self, node: ir.Node, operations: int = 0, parameters: int = 0) -> Plan:
+        """The beginning of a rule's plan: that it was used, and what it adds to the model."""
+        return Plan([Step(self.at.rule, title(node), node.op_type, operations, parameters)])
 
-    @contextmanager
-    def _across(self, node: ir.Node, table: dict[str, Rule]) -> Iterator[Rule]:
+    def _across(self, node: ir.Node, table: dict[str, list[Rule]], at: int, affine: Affine) -> Plan:
+        """By the first of the operation's rules that takes it."""
         self.looked += 1
         if self.depth >= FARTHEST or self.looked > MOST:
             raise Refused(f"nothing takes it up within {FARTHEST} operations")
-        rule = None if node.domain else table.get(node.op_type)
-        if rule is None:
+        rules = [] if node.domain else table.get(node.op_type, [])
+        if not rules:
             where = f"{node.domain}." if node.domain else ""
             raise Refused(f"{where}{node.op_type} {title(node)} neither takes it up nor lets it pass")
-        if rule.name in self.skip:
-            raise Refused(f"rule {rule.name} ({node.op_type} {title(node)}) is switched off")
+        allowed = [rule for rule in rules if rule.name not in self.skip]
+        if not allowed:
+            raise Refused(f"rule {rules[0].name} ({node.op_type} {title(node)}) is switched off")
         if node in self.frozen:
             raise Refused(f"{node.op_type} {title(node)} {self.frozen[node]}")
-        before = self.at
-        self.at = Step(rule.name, title(node), node.op_type)
+        before, reasons = self.at, []
         self.depth += 1
         try:
-            yield rule
+            for rule in allowed:
+                self.at = Step(rule.name, title(node), node.op_type)
+                try:
+                    return rule.act(self, node, at, affine)
+                except Refused as refused:
+                    reasons.append(refused)
         finally:
             self.depth -= 1
             self.at = before
+        told = [str(refused) for refused in reasons if not isinstance(refused, Elsewhere)] or [str(reasons[0])]
+        raise Refused("; ".join(dict.fromkeys(told)))
 
     def _sees_nothing(self, use: Use, affine: Affine) -> bool:
         """Whether another reader takes only elements that the affine leaves alone: other slices of the same tensor."""

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from .affine import Affine, Refused
 from .constants import integer, is_float, real
-from .net import FLOATS, Net, title
+from .net import FLOATS, Net
 
 MATMULS = {"MatMul", "Einsum", "MatMulInteger"}
 ARITHMETIC = {"Mul", "Add", "Sub", "Div", "Neg"}
@@ -115,28 +115,6 @@ def batch_norm(net: Net, node: ir.Node) -> Affine:
     return Affine.along(len(shape), 1, s, bias - mean * s).check_finite()
 
 
-class Chain(NamedTuple):
-    """Nodes one after another, each the only reader of the one before, that together are one affine."""
-
-    nodes: list[ir.Node]
-    at: int  # the input of the first that is not constant
-    affine: Affine
-
-    @property
-    def x(self) -> ir.Value:
-        value = self.nodes[0].inputs[self.at]
-        assert value is not None
-        return value
-
-    @property
-    def y(self) -> ir.Value:
-        return self.nodes[-1].outputs[0]
-
-    @property
-    def title(self) -> str:
-        return " + ".join(title(n) for n in self.nodes)
-
-
 def is_bias(net: Net, node: ir.Node) -> bool:
     """An Add of a constant right after a MatMul is that MatMul's bias, not an operation to remove."""
     if node.op_type != "Add" or node.domain:
@@ -146,11 +124,14 @@ def is_bias(net: Net, node: ir.Node) -> bool:
     )
 
 
-def composites(net: Net) -> dict[ir.Node, str]:
-    """{node: what it is part of}: constants of GELU and the epsilon of a norm, which mean nothing on their own."""
+def composites(net: Net, gelu: bool = True) -> dict[ir.Node, str]:
+    """{node: what it is part of}: constants of GELU and the epsilon of a norm, which mean nothing on their own.
+
+    Where no runtime makes one operation of a GELU, its 0.5 is a scale like any other.
+    """
     found: dict[ir.Node, str] = {}
     for node in net.nodes():
-        if node.op_type in ("Erf", "Tanh") and not node.domain:
+        if node.op_type in ("Erf", "Tanh") and not node.domain and gelu:
             _gelu(net, node, found)
         elif node.op_type == "Sqrt" and not node.domain:
             plus = _producer(node, 0)
@@ -160,8 +141,9 @@ def composites(net: Net) -> dict[ir.Node, str]:
 
 
 def masked_attention(net: Net) -> dict[ir.Node, str]:
-    """softmax(q k^T / c + mask), which ONNX Runtime's Attention takes as a whole, the scale with it."""
-    found = {}
+    """softmax(q k^T / c + mask) v, which ONNX Runtime's Attention takes as a whole, with the scale and all biases."""
+    why = "belongs to a masked attention that ONNX Runtime fuses as a whole"
+    found: dict[ir.Node, str] = {}
     for node in net.nodes():
         if node.op_type != "Softmax" or node.domain:
             continue
@@ -173,7 +155,7 @@ def masked_attention(net: Net) -> dict[ir.Node, str]:
             if scale is not None and scale.op_type in ("Mul", "Div") and _has_constant(net, scale):
                 product = _producer(scale, 0) or _producer(scale, 1)
                 if product is not None and product.op_type == "MatMul":
-                    found[scale] = "scales a masked attention that ONNX Runtime fuses as a whole"
+                    found |= dict.fromkeys([scale, *(n for n in _readers(node) if n.op_type == "MatMul")], why)
     return found
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 
 from .bench import Timing
-from .engine import Record
+from .push import Record
 from .ranges import WeightRange
 from .verify import Verification
 
@@ -36,12 +36,22 @@ class Report:
     def kept(self) -> list[Record]:
         return [r for r in self.records if r.outcome == "kept"]
 
+    @property
+    def added(self) -> dict[str, int]:
+        """How many operations and parameters the aggressive rules have added, or taken away; {} if none did."""
+        plans = {id(r.steps): r.steps for r in self.folded}  # a chain's operations share one
+        steps = [s for plan in plans.values() for s in plan if s.operations or s.parameters]
+        if not steps:
+            return {}
+        return {"operations": sum(s.operations for s in steps), "parameters": sum(s.parameters for s in steps)}
+
     def to_json(self) -> str:
         plain = asdict(self)
         if self.verification is not None:
             plain["verification"]["passed"] = self.verification.passed
         for told, weight in zip(plain["ranges"], self.ranges, strict=True):
             told |= {"spread_before": weight.spread_before, "spread_after": weight.spread_after}
+        plain["added"] = self.added
         plain["latency"] = [{"model": t.model, "minimum": t.minimum, "median": t.median} for t in self.latency]
         return json.dumps(plain, indent=1, default=float)
 
@@ -62,13 +72,15 @@ class Report:
     def _what(self, record: Record) -> str:
         if record.outcome == "kept":
             return record.reason
-        return ", ".join(dict.fromkeys(f"{s.op_type} {s.node} ({s.rule})".strip() for s in record.steps[-3:]))
+        return ", ".join(dict.fromkeys(map(str, record.steps[-3:])))
 
     def summary(self) -> str:
         lines = [f"affine operations: {self.before} before, {self.after} after"]
         rules = Counter(s for r in self.folded for s in r.rules)
         if rules:
             lines.append("rules: " + ", ".join(f"{name} {count}" for name, count in sorted(rules.items())))
+        if added := self.added:
+            lines.append("aggressive rules: " + ", ".join(f"{n:+d} {what}" for what, n in added.items()))
         for rule, error in self.switched_off.items():
             lines.append(f"rule {rule} was switched off: with it, verification found an error of {error:.1e}")
         if self.verification is not None:
@@ -78,6 +90,7 @@ class Report:
             lines.append(
                 f"{verdict}: largest error {v.worst:.1e} of at most {bound:.1e} ({v.runtime}; against {v.reference})"
             )
+            lines += [f"top-1 agreement of {o.name}: {o.same}" for o in v.outputs if o.same]
         else:
             lines.append(f"not verified: {self.not_verified or 'not asked for'}")
         if self.latency:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from .constants import is_float
 from .net import FLOATS, numpy_type
-from .save import ModelError
+from .valid import ModelError
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 Outputs = list[np.ndarray[Any, Any]]

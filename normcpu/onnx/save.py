@@ -3,34 +3,45 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
+from .external import OnDisk, external_files, open_external
+from .valid import ModelError
+from .write import whole, write_model
+
 PROTOBUF_LIMIT = (1 << 31) - (1 << 24)  # bytes; protobuf holds 2 GiB, of which 16 MiB are for the graph
 
 
-class ModelError(Exception):
-    """A file that cannot be read as a model, or written: what and where, in one sentence."""
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without Python's cyclic garbage collector, which would walk a large graph again and again as it grows."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
+@uncollected()
 def load(path: str | os.PathLike[str]) -> ir.Model:
-    """The model in a file; its external data stays where it is until it is read.
-
-    The path is made absolute first: relative to no folder, onnx_ir would let external data lie anywhere.
-    """
+    """The model in a file; its external data stays where it is until it is read."""
     where = Path(path).absolute()
     if not where.is_file():
         raise ModelError(f"{path}: no such file" if not where.exists() else f"{path}: not a file")
     try:
         proto = onnx.load(where, load_external_data=False)
         model = ir.from_proto(proto)
-        ir.external_data.set_base_dir(model.graph, where.parent)
+        open_external(model, where.parent)
     except Exception as error:  # protobuf's, onnx's and onnx_ir's own kinds: whatever it is, it is no model
         raise ModelError(f"{path}: not a readable ONNX model: {first_line(error)}") from error
     if any(graph.sparse_initializer for graph in _graphs(proto.graph)):
@@ -53,19 +64,14 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 def _check_tensor(path: str | os.PathLike[str], value: ir.Value) -> None:
     tensor = value.const_value
-    if tensor is None or tensor.dtype == ir.DataType.STRING:
+    if tensor is None or tensor.dtype == ir.DataType.STRING or isinstance(tensor, OnDisk):
         return
     try:
-        tensor.numpy()  # external data is mapped here, not read; paths that lead out of the folder are refused
+        if min(tensor.shape.numpy(), default=0) < 0:
+            raise ValueError(f"its shape is {tensor.shape}")
+        tensor.numpy()
     except Exception as error:  # what it says of its size, and what it holds, are two things
         raise ModelError(f"{path}: initializer {value.name!r} cannot be read: {first_line(error)}") from error
-    if isinstance(tensor, ir.ExternalTensor):
-        tensor.release()
-
-
-def external_files(model: ir.Model) -> set[Path]:
-    tensors = (v.const_value for graph in (model.graph, *model.graph.subgraphs()) for v in graph.initializers.values())
-    return {Path(t.path).resolve() for t in tensors if isinstance(t, ir.ExternalTensor)}
 
 
 def size(model: ir.Model) -> int:
@@ -74,8 +80,9 @@ def size(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for g in graphs for v in g.initializers.values() if v.const_value is not None)
 
 
+@uncollected()
 def save(model: ir.Model, path: str | os.PathLike[str], external_data: bool | None = None) -> None:
-    """Writes beside the target and renames: a full disk or an interrupt leaves what was there before.
+    """Writes the model: whole, or not at all.
 
     Weights go to <path>.data, in one pass, if external_data says so; where it is None, if the model is too large for
     one file or has weights that are external.
@@ -86,38 +93,20 @@ def save(model: ir.Model, path: str | os.PathLike[str], external_data: bool | No
     external = f"{target.name}.data" if apart else None
     if external and (target.parent / external).resolve() in read:
         raise ModelError(f"{target.parent / external} holds data of the model that is being read: choose another name")
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            made = Path(folder, target.name)
-            ir.save(model, made, external_data=external)
-            if external and Path(folder, external).exists():
-                os.replace(Path(folder, external), target.parent / external)
-            os.replace(made, target)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with whole(path, *([external] if external else [])) as made:
+        write_model(model, made, external)
 
 
 def copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     """The input, byte for byte, where nothing was folded and it is one file."""
-    target = Path(path).absolute()
-    if _same(source, target):
-        return
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            shutil.copyfile(source, Path(folder, target.name))
-            os.replace(Path(folder, target.name), target)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from error
+    if not _same(source, path):
+        with whole(path) as made:
+            shutil.copyfile(source, made)
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> None:
-    target = Path(path).absolute()
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            Path(folder, target.name).write_text(text, encoding="utf-8")
-            os.replace(Path(folder, target.name), target)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with whole(path) as made:
+        made.write_text(text, encoding="utf-8")
 
 
 def _same(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:

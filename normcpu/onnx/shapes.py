@@ -27,7 +27,7 @@ def shape_of(net: Net, node: ir.Node, name: str) -> Shape | None:
         return None
     try:
         return rule(net, node, name)
-    except (Refused, IndexError):
+    except (ArithmeticError, LookupError, Refused, TypeError, ValueError):  # refused, or the node is not valid
         return None
 
 
@@ -149,6 +149,8 @@ def _unsqueeze(net: Net, node: ir.Node, name: str) -> Shape:
         raise Refused("no telling")
     rank = len(shape) + len(axes)
     new, rest = {a % rank for a in axes}, iter(shape)
+    if len(new) != len(axes):
+        raise Refused("an axis is named twice")
     return [1 if k in new else next(rest) for k in range(rank)]
 
 
