@@ -159,7 +159,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
     {guess_runs_##set,   guess_cols_##set,        measure_runs_##set,      measure_cols_##set,          \
      apply_runs_##set,   apply_cols_##set,        grad_measure_runs_##set, grad_measure_cols_##set,     \
      grad_apply_runs_##set, grad_apply_cols_##set, coefficients_##set,                                 \
-     grad_coefficients_##set, norm_sums_##set, norm_rows_##set, norm_cols_##set,                                  \
+     grad_coefficients_##set, norm_rows_##set, norm_cols_##set,                                  \
      norm_grad_sums_##set, norm_grad_rows_##set}
 
 const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
@@ -172,6 +172,7 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .apply_runs_i8 = apply_runs_i8, .apply_cols_i8 = apply_cols_i8,
     .scale_runs = {scale_runs_f32, scale_runs_f64, scale_runs_f16, scale_runs_bf16},
     .scale_cols = {scale_cols_f32, scale_cols_f64, scale_cols_f16, scale_cols_bf16},
+    .norm_sums = {norm_sums_f32, norm_sums_f64, norm_sums_f16, norm_sums_bf16},
     .finish = finish,
     .merge = merge,
     .peak = peak,

@@ -159,8 +159,6 @@ typedef struct {
                          const void *weight, const void *bias, void *center, void *scale, void *shift,
                          uint8_t *outside);
     void (*grad_coefficients)(const ncpu_grad_coefficients *, size_t c);
-    /* s1[i] = sum(x), s2[i] = sum(x^2) of row i; squares: s2 alone, s1 has no meaning.  Of the arguments no more than x. */
-    void (*norm_sums)(const ncpu_norm_args *, int squares, double *s1, double *s2);
     void (*norm_rows)(const ncpu_norm_args *);
     /* The same where column j has center, scale and shift (padded) at [j], and row i weight and bias at [i]. */
     void (*norm_cols)(const ncpu_norm_args *);
@@ -178,6 +176,8 @@ typedef struct {
     void (*apply_runs_u8)(const ncpu_apply_args *), (*apply_cols_u8)(const ncpu_apply_args *); /* y is f32 */
     void (*apply_runs_i8)(const ncpu_apply_args *), (*apply_cols_i8)(const ncpu_apply_args *);
     void (*scale_runs[NCPU_BF16 + 1])(const ncpu_scale_args *), (*scale_cols[NCPU_BF16 + 1])(const ncpu_scale_args *);
+    /* s1[i] = sum(x), s2[i] = sum(x^2) of row i.  Of the arguments no more than x. */
+    void (*norm_sums[NCPU_BF16 + 1])(const ncpu_norm_args *, double *s1, double *s2);
     /* out: mean = k + s1/count, m2 = s2 - s1^2/count.  rejected[j]: k was further than sigma / sqrt(near) from the
      * mean, or s2 left [tiny * count, inf): measure again.  Returns whether any is. */
     int (*finish)(size_t c, double count, double tiny, double near, const double *k, const double *s1, const double *s2,

@@ -86,7 +86,7 @@ static void measure(const ncpu_norm_job *j, const ncpu_norm_args *a, size_t rows
 {
     const double count = (double)a->len, least = ncpu_tiny(j->rows.dtype) * count;
     const int rms = j->norm->rms;
-    j->rows.kernels->set[j->rows.dtype].norm_sums(a, rms, w->s1, w->s2);
+    j->rows.kernels->norm_sums[j->rows.dtype](a, w->s1, w->s2);
     if (rms)
         for (size_t i = 0; i < rows; i++) {
             w->mean[i] = 0, w->var[i] = w->s2[i] / count;

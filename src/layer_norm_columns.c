@@ -26,7 +26,7 @@ static void plan(const ncpu_norm_job *j, const ncpu_tile *s, size_t columns, ncp
     *view = (ncpu_view){.cols = 1, .n = j->rows.view.n, .c = columns, .s = 1};
     *operand = (ncpu_operand){.data = s->data, .size = size, .c_stride = (ptrdiff_t)size, .direct = 1,
                               .channel_step = 1, .row_step = s->row_stride};
-    ncpu_plan_measurement(m, j->rows.kernels, view, operand, j->rows.dtype, columns);
+    ncpu_plan_measurement(m, j->rows.kernels, view, operand, j->rows.dtype, NCPU_BLOCK, columns);
     m->widened = 1;
 }
 
