@@ -17,6 +17,7 @@ typedef struct {
     float *values; /* (width): what is to be quantized */
     void *measure; /* of one row that plain sums do not fit */
     void *x, *added, *sum, *residual, *y; /* copies, where arrays are not direct */
+    void *floats, *residual_floats;       /* of 16-bit data */
 } workspace;
 
 static size_t lay_out(const ncpu_norm_job *j, char *memory, workspace *w)
@@ -37,6 +38,8 @@ static size_t lay_out(const ncpu_norm_job *j, char *memory, workspace *w)
     w->x = ncpu_take_rows(r, &j->x, &a), w->added = ncpu_take_rows(r, &j->added, &a);
     w->sum = ncpu_take_rows(r, &j->sum, &a), w->residual = ncpu_take_rows(r, &j->residual, &a);
     w->y = ncpu_take_rows(r, &j->y, &a);
+    w->floats = ncpu_take(&a, ncpu_float_room(r, r->group * r->view.s));
+    w->residual_floats = ncpu_take(&a, j->residual.given ? ncpu_float_room(r, r->group * r->view.s) : 0);
     return a.used;
 }
 
@@ -47,8 +50,8 @@ void ncpu_norm_add(const ncpu_norm_job *j, const ncpu_tile *x, const ncpu_tile *
 {
     static const float single[3] = {0, 1, 0};
     static const double twice[3] = {0, 1, 0};
-    const int wide = j->rows.dtype == NCPU_F64;
-    j->rows.kernels->set[j->rows.dtype].apply_runs(&(ncpu_apply_args){
+    const int wide = j->rows.stored == NCPU_F64;
+    j->rows.kernels->set[j->rows.stored].apply_runs(&(ncpu_apply_args){
         .rows = rows, .len = len, .x = x->data, .residual = added->data, .y = sum->data, .x_stride = x->row_stride,
         .residual_stride = added->row_stride, .y_stride = sum->row_stride,
         .center = wide ? (const void *)twice : single, .scale = wide ? (const void *)(twice + 1) : single + 1,
@@ -59,7 +62,7 @@ void ncpu_norm_add(const ncpu_norm_job *j, const ncpu_tile *x, const ncpu_tile *
 static void plan_row(const ncpu_norm_job *j, void *data, ncpu_view *view, ncpu_operand *operand, ncpu_measurement *m)
 {
     *view = (ncpu_view){.n = 1, .c = 1, .s = j->rows.view.s};
-    *operand = (ncpu_operand){.data = data, .size = j->x.operand.size, .direct = 1};
+    *operand = (ncpu_operand){.data = data, .size = ncpu_real_size(j->rows.dtype), .direct = 1};
     ncpu_plan_measurement(m, j->rows.kernels, view, operand, j->rows.dtype, NCPU_BLOCK, 1);
 }
 
@@ -86,7 +89,7 @@ static void measure(const ncpu_norm_job *j, const ncpu_norm_args *a, size_t rows
 {
     const double count = (double)a->len, least = ncpu_tiny(j->rows.dtype) * count;
     const int rms = j->norm->rms;
-    j->rows.kernels->norm_sums[j->rows.dtype](a, w->s1, w->s2);
+    j->rows.kernels->rows[j->rows.dtype].norm_sums(a, w->s1, w->s2);
     if (rms)
         for (size_t i = 0; i < rows; i++) {
             w->mean[i] = 0, w->var[i] = w->s2[i] / count;
@@ -97,7 +100,7 @@ static void measure(const ncpu_norm_job *j, const ncpu_norm_args *a, size_t rows
                                 &w->total, w->rejected);
     for (size_t i = 0; i < rows; i++) {
         if (w->rejected[i]) {
-            measure_row(j, (void *)ncpu_moved(a->x, (ptrdiff_t)i * a->x_stride, j->x.operand.size), i, w);
+            measure_row(j, (void *)ncpu_moved(a->x, (ptrdiff_t)i * a->x_stride, ncpu_real_size(j->rows.dtype)), i, w);
             const double mean = w->total.mean[i], square = w->total.m2[i] / count + mean * mean;
             if (rms) w->var[i] = square;
         }
@@ -109,7 +112,7 @@ static void measure(const ncpu_norm_job *j, const ncpu_norm_args *a, size_t rows
 static ncpu_norm_args from_row(const ncpu_norm_job *j, ncpu_norm_args a, size_t row, size_t rows)
 {
     const ptrdiff_t i = (ptrdiff_t)row;
-    const size_t size = j->x.operand.size, real = ncpu_real_size(j->rows.dtype);
+    const size_t size = ncpu_real_size(j->rows.dtype), real = size;
     a.rows = rows;
     a.x = ncpu_moved(a.x, i * a.x_stride, size), a.residual = ncpu_moved(a.residual, i * a.residual_stride, size);
     if (!j->quantization) a.y = (void *)ncpu_moved(a.y, i * a.y_stride, size);
@@ -121,17 +124,17 @@ static ncpu_norm_args from_row(const ncpu_norm_job *j, ncpu_norm_args a, size_t 
 static void apply(const ncpu_norm_job *j, const ncpu_norm_args *all, size_t row, size_t rows, const workspace *w)
 {
     ncpu_norm_args a = from_row(j, *all, row, rows);
-    const ncpu_kernel_set *set = &j->rows.kernels->set[j->rows.dtype], *wide = &j->rows.kernels->wide[j->rows.dtype];
+    const ncpu_kernels *kernels = j->rows.kernels;
     if (!w->outside[row]) {
-        set->norm_rows(&a);
+        kernels->rows[j->rows.dtype].norm_rows(&a);
         return;
     }
     double center[NCPU_PAD] = {0}, scale[NCPU_PAD] = {0}, shift[NCPU_PAD] = {0};
     uint8_t outside[NCPU_PAD];
     const double *tail = j->norm->rms ? NULL : w->total.mean_tail + row;
-    wide->coefficients(1, w->mean + row, tail, w->var + row, j->norm->eps, NULL, NULL, center, scale, shift, outside);
+    kernels->wide[j->rows.dtype].coefficients(1, w->mean + row, tail, w->var + row, j->norm->eps, NULL, NULL, center, scale, shift, outside);
     a.center = center, a.scale = scale, a.shift = shift, a.centered = a.shifted = 1, a.stream = 0;
-    wide->norm_rows(&a);
+    kernels->wide_rows[j->rows.dtype].norm_rows(&a);
 }
 
 /* A row of bytes from w->values. */
@@ -155,33 +158,39 @@ static void group(const ncpu_norm_job *j, size_t row, size_t rows, char *scratch
     workspace w;
     lay_out(j, scratch, &w);
     const ncpu_box box = ncpu_rows_box(r, row, rows);
-    ncpu_tile s = ncpu_tile_in(&j->x.operand, &r->view, &box, w.x), residual = {0};
+    ncpu_tile s = ncpu_tile_in(&j->x.operand, &r->view, &box, w.x), sum = {0}, residual = {0};
     if (j->added.given) {
         const ncpu_tile added = ncpu_tile_in(&j->added.operand, &r->view, &box, w.added);
-        const ncpu_tile sum = ncpu_tile_out(&j->sum.operand, &r->view, &box, w.sum);
+        sum = ncpu_tile_out(&j->sum.operand, &r->view, &box, w.sum);
         ncpu_norm_add(j, &s, &added, &sum, rows, r->view.s);
         s = sum;
     }
+    s = ncpu_as_floats(r, &s, rows, r->view.s, w.floats);
     ncpu_norm_args args = {.rows = rows, .len = r->view.s, .x = s.data, .x_stride = s.row_stride};
     measure(j, &args, rows, &w);
     r->kernels->set[r->dtype].coefficients(rows, w.mean, j->norm->rms ? NULL : w.total.mean_tail, w.var, j->norm->eps, NULL, NULL, w.center,
                       w.scale, w.shift, w.outside);
-    if (j->residual.given) residual = ncpu_tile_in(&j->residual.operand, &r->view, &box, w.residual);
+    if (j->residual.given) {
+        residual = ncpu_tile_in(&j->residual.operand, &r->view, &box, w.residual);
+        residual = ncpu_as_floats(r, &residual, rows, r->view.s, w.residual_floats);
+    }
     const ncpu_tile y = ncpu_tile_out(&j->y.operand, &r->view, &box, w.y);
+    const ncpu_tile result = ncpu_is_half(r) ? s : y; /* of floats, in place */
     args = (ncpu_norm_args){
-        .len = r->view.s, .x = s.data, .residual = residual.data, .y = j->quantization ? (void *)w.values : y.data,
-        .x_stride = s.row_stride, .residual_stride = residual.row_stride, .y_stride = y.row_stride,
+        .len = r->view.s, .x = s.data, .residual = residual.data, .y = j->quantization ? (void *)w.values : result.data,
+        .x_stride = s.row_stride, .residual_stride = residual.row_stride, .y_stride = result.row_stride,
         .center = w.center, .scale = w.scale, .shift = w.shift, .weight = j->weight, .bias = j->norm->bias,
         .centered = !j->norm->rms, .shifted = !j->norm->rms && ncpu_drop_shifts(w.shift, rows, r->dtype),
-        .floats = j->quantization && r->dtype != NCPU_F32, .stream = j->stream,
+        .stream = j->stream,
         .activation = j->epilogue.activation, .negative_slope = j->epilogue.negative_slope};
     for (size_t i = 0, end; i < rows; i = end) {
         for (end = i + 1; !j->quantization && !w.outside[i] && end < rows && !w.outside[end];) end++;
         apply(j, &args, i, end - i, &w);
         if (j->quantization) quantize(j, row + i, (uint8_t *)y.data + (ptrdiff_t)i * y.row_stride, &w);
     }
+    if (!j->quantization) ncpu_from_floats(r, &result, &y, rows, r->view.s);
     ncpu_tile_done(&j->y.operand, &r->view, &box, &y);
-    if (j->added.given) ncpu_tile_done(&j->sum.operand, &r->view, &box, &s);
+    if (j->added.given) ncpu_tile_done(&j->sum.operand, &r->view, &box, &sum);
     if (j->mean) memcpy(j->mean + row, w.mean, rows * sizeof(double));
     if (j->var) memcpy(j->var + row, w.var, rows * sizeof(double));
 }
@@ -270,7 +279,7 @@ ncpu_status ncpu_layer_norm(const ncpu_array *x, const ncpu_row_norm *norm, cons
     ncpu_team team;
     ncpu_team_begin(&team, 2 * bytes);
     j.team = &team;
-    j.stream = !quantization && j.y.operand.direct && y->data != x->data && (!sum || added->data != y->data)
+    j.stream = !quantization && !ncpu_is_half(&j.rows) && j.y.operand.direct && y->data != x->data && (!sum || added->data != y->data)
                && ncpu_leaves_caches(bytes);
     if (across) {
         ncpu_plan_columns(&j);

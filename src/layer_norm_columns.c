@@ -16,13 +16,14 @@ typedef struct {
     uint8_t *outside;
     float *values; /* (width, tile): what is to be quantized */
     void *measure, *x, *added, *sum, *residual, *y;
+    void *floats, *residual_floats; /* of 16-bit data */
 } workspace;
 
 /* The tile as channels-last rows; `widened` stays 1, or a column's sums would depend on how many there are. */
 static void plan(const ncpu_norm_job *j, const ncpu_tile *s, size_t columns, ncpu_view *view, ncpu_operand *operand,
                  ncpu_measurement *m)
 {
-    const size_t size = j->x.operand.size;
+    const size_t size = ncpu_real_size(j->rows.dtype);
     *view = (ncpu_view){.cols = 1, .n = j->rows.view.n, .c = columns, .s = 1};
     *operand = (ncpu_operand){.data = s->data, .size = size, .c_stride = (ptrdiff_t)size, .direct = 1,
                               .channel_step = 1, .row_step = s->row_stride};
@@ -102,6 +103,8 @@ static size_t lay_out(const ncpu_norm_job *j, char *memory, workspace *w)
     w->values = ncpu_take(&a, j->quantization ? j->rows.view.n * j->tile * sizeof(float) : 0);
     w->x = take(j, &j->x, &a), w->added = take(j, &j->added, &a), w->sum = take(j, &j->sum, &a);
     w->residual = take(j, &j->residual, &a), w->y = take(j, &j->y, &a);
+    const size_t room = ncpu_float_room(&j->rows, j->rows.view.n * j->tile);
+    w->floats = ncpu_take(&a, room), w->residual_floats = ncpu_take(&a, j->residual.given ? room : 0);
     return a.used;
 }
 
@@ -133,24 +136,24 @@ static void measure(const ncpu_norm_job *j, const ncpu_tile *s, size_t columns, 
 /* Columns [at, at + columns), which are all in float's range, or one that is not. */
 static void apply(const ncpu_norm_job *j, ncpu_norm_args a, size_t at, size_t columns, const workspace *w)
 {
-    const ncpu_kernel_set *set = &j->rows.kernels->set[j->rows.dtype], *wide = &j->rows.kernels->wide[j->rows.dtype];
+    const ncpu_kernels *kernels = j->rows.kernels;
     const ptrdiff_t i = (ptrdiff_t)at;
-    const size_t size = j->x.operand.size, real = ncpu_real_size(j->rows.dtype);
+    const size_t size = ncpu_real_size(j->rows.dtype), real = size;
     a.len = columns;
     a.x = ncpu_moved(a.x, i, size), a.residual = ncpu_moved(a.residual, i, size);
-    a.y = (void *)ncpu_moved(a.y, i, a.floats ? sizeof(float) : size);
+    a.y = (void *)ncpu_moved(a.y, i, size);
     a.center = ncpu_moved(a.center, i, real), a.scale = ncpu_moved(a.scale, i, real);
     a.shift = ncpu_moved(a.shift, i, real);
     if (!w->outside[at]) {
-        set->norm_cols(&a);
+        kernels->rows[j->rows.dtype].norm_cols(&a);
         return;
     }
     double center[NCPU_PAD] = {0}, scale[NCPU_PAD] = {0}, shift[NCPU_PAD] = {0};
     uint8_t outside[NCPU_PAD];
     const double *tail = j->norm->rms ? NULL : w->total.mean_tail + at;
-    wide->coefficients(1, w->mean + at, tail, w->var + at, j->norm->eps, NULL, NULL, center, scale, shift, outside);
+    kernels->wide[j->rows.dtype].coefficients(1, w->mean + at, tail, w->var + at, j->norm->eps, NULL, NULL, center, scale, shift, outside);
     a.center = center, a.scale = scale, a.shift = shift, a.centered = a.shifted = 1;
-    wide->norm_cols(&a);
+    kernels->wide_rows[j->rows.dtype].norm_cols(&a);
 }
 
 /* Bytes of w->values (width, columns), whose columns begin at position `at`. */
@@ -186,32 +189,38 @@ void ncpu_norm_tile(const ncpu_norm_job *j, size_t unit, char *scratch)
     const ncpu_box box = {.channels = 1, .rows = r->view.n, .at = unit / j->tiles * j->run + first, .len = columns};
     workspace w;
     lay_out(j, scratch, &w);
-    ncpu_tile s = tile_at(j, &j->x.operand, &box, w.x, 1), residual = {0};
+    ncpu_tile s = tile_at(j, &j->x.operand, &box, w.x, 1), sum = {0}, residual = {0};
     if (j->added.given) {
         const ncpu_tile added = tile_at(j, &j->added.operand, &box, w.added, 1);
-        const ncpu_tile sum = tile_at(j, &j->sum.operand, &box, w.sum, 0);
+        sum = tile_at(j, &j->sum.operand, &box, w.sum, 0);
         ncpu_norm_add(j, &s, &added, &sum, r->view.n, columns);
         s = sum;
     }
+    s = ncpu_as_floats(r, &s, r->view.n, columns, w.floats);
     measure(j, &s, columns, &w);
     r->kernels->set[r->dtype].coefficients(columns, w.mean, j->norm->rms ? NULL : w.total.mean_tail, w.var, j->norm->eps,
                                            NULL, NULL, w.center, w.scale, w.shift, w.outside);
-    if (j->residual.given) residual = tile_at(j, &j->residual.operand, &box, w.residual, 1);
+    if (j->residual.given) {
+        residual = tile_at(j, &j->residual.operand, &box, w.residual, 1);
+        residual = ncpu_as_floats(r, &residual, r->view.n, columns, w.residual_floats);
+    }
     const ncpu_tile y = tile_at(j, &j->y.operand, &box, w.y, 0);
+    const ncpu_tile result = ncpu_is_half(r) ? s : y; /* of floats, in place */
     const ncpu_norm_args args = {
-        .rows = r->view.n, .x = s.data, .residual = residual.data, .y = j->quantization ? (void *)w.values : y.data,
+        .rows = r->view.n, .x = s.data, .residual = residual.data, .y = j->quantization ? (void *)w.values : result.data,
         .x_stride = s.row_stride, .residual_stride = residual.row_stride,
-        .y_stride = j->quantization ? (ptrdiff_t)columns : y.row_stride, .center = w.center, .scale = w.scale,
+        .y_stride = j->quantization ? (ptrdiff_t)columns : result.row_stride, .center = w.center, .scale = w.scale,
         .shift = w.shift, .weight = j->weight, .bias = j->norm->bias, .centered = !j->norm->rms,
-        .shifted = ncpu_drop_shifts(w.shift, columns, r->dtype), .floats = j->quantization != NULL,
+        .shifted = ncpu_drop_shifts(w.shift, columns, r->dtype),
         .activation = j->epilogue.activation, .negative_slope = j->epilogue.negative_slope};
     for (size_t i = 0, end; i < columns; i = end) {
         for (end = i + 1; !w.outside[i] && end < columns && !w.outside[end];) end++;
         apply(j, args, i, end - i, &w);
     }
     if (j->quantization) quantize(j, &y, box.at, columns, &w);
+    else ncpu_from_floats(r, &result, &y, r->view.n, columns);
     done(j, &j->y.operand, &box, &y);
-    if (j->added.given) done(j, &j->sum.operand, &box, &s);
+    if (j->added.given) done(j, &j->sum.operand, &box, &sum);
     if (j->mean) memcpy(j->mean + box.at, w.mean, columns * sizeof(double));
     if (j->var) memcpy(j->var + box.at, w.var, columns * sizeof(double));
 }
