@@ -104,7 +104,8 @@ void enter_rows(bench_list *list, const bench_problem &p, const char *name, memo
                      DNNL_ARG_DIFF_SHIFT, DNNL_ARG_ATTR_SCALES | DNNL_ARG_DST}) {
         const bool statistic = slot == DNNL_ARG_MEAN || slot == DNNL_ARG_VARIANCE;
         const bool scale = slot == (DNNL_ARG_ATTR_SCALES | DNNL_ARG_DST);
-        if (statistic && !backwards) continue;
+        const bool gradient = slot == DNNL_ARG_DIFF_SCALE || slot == DNNL_ARG_DIFF_SHIFT;
+        if ((statistic || gradient) && !backwards) continue;
         if (scale && !quantized) continue;
         memory values(statistic ? each_row : scale ? single : each_column, cpu());
         auto *at = static_cast<float *>(values.get_data_handle());
@@ -121,7 +122,6 @@ void enter_rows(bench_list *list, const bench_problem &p, const char *name, memo
     } else {
         const rows_forward::primitive_desc train(cpu(), prop_kind::forward_training, data, data, EPS, affine);
         made->op = rows_backward({cpu(), prop_kind::backward, data, data, data, EPS, affine, train});
-        made->arguments.erase(DNNL_ARG_SHIFT);
         made->arguments.emplace(DNNL_ARG_DIFF_DST, memory(data, cpu(), p.dy));
         made->arguments.emplace(DNNL_ARG_DIFF_SRC, memory(data, cpu(), p.dx));
     }

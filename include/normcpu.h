@@ -209,7 +209,8 @@ typedef struct {
 } ncpu_quantization;
 
 /* y = act(normalized * weight + bias + residual), and sum = s: a residual connection, and the norm behind it, in one pass.
- * A row's bits do not depend on the other rows, nor on how many there are.
+ * A row's bits do not depend on the other rows, nor on how many there are; rows that lie in memory one after the other and
+ * rows side by side, as the channels of (n, c, h, w) have them, are two views.
  *
  * x: f32, f64, f16, bf16.  y: shape and dtype of x, or u8 and i8 with quantization (not of f64: UNSUPPORTED).  added, sum:
  * shape and dtype of x, or both NULL.  y may be x, added, or the epilogue's residual; sum may be x or added; y and sum

@@ -29,6 +29,30 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 #include "statistics.inc"
 #include "kernels/quantize.inc"
 
+/* Rows of 16-bit data are normalized as floats. */
+#define CONVERSIONS(suffix, T)                                                                          \
+    static void to_floats_##suffix(size_t n, const void *from, float *to)                               \
+    {                                                                                                   \
+        const T *p = from;                                                                              \
+        size_t i = 0;                                                                                   \
+        for (; i + VF_LANES <= n; i += VF_LANES) vf_store(to + i, vf_load(p + i));                      \
+        if (i < n) vf_storen(to + i, vf_loadn(p + i, n - i), n - i);                                    \
+    }                                                                                                   \
+    static void from_floats_##suffix(size_t n, const float *from, void *to)                             \
+    {                                                                                                   \
+        T *p = to;                                                                                      \
+        size_t i = 0;                                                                                   \
+        for (; i + 2 * VF_LANES <= n; i += 2 * VF_LANES)                                                \
+            vf_store2(p + i, vf_load(from + i), vf_load(from + i + VF_LANES));                          \
+        for (size_t m; i < n; i += m) {                                                                 \
+            m = n - i < VF_LANES ? n - i : VF_LANES;                                                    \
+            vf_storen(p + i, vf_loadn(from + i, m), m);                                                 \
+        }                                                                                               \
+    }
+CONVERSIONS(f16, ncpu_f16)
+CONVERSIONS(bf16, ncpu_bf16)
+#undef CONVERSIONS
+
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 #define SET1(x) JOIN(P, _set)((S)(x))
@@ -54,6 +78,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 #undef AS_FLOAT
 
 #define SET f32
+#define ROWS
 #define T float
 #define P vf
 #define V vf
@@ -101,6 +126,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 #include "kernels.inc"
 
 #define SET f64
+#define ROWS
 #define T double
 #define P vd
 #define V vd
@@ -129,12 +155,14 @@ static inline vd vd_joined(size_t n, vd a, vd b)
     {guess_runs_##set,   guess_cols_##set,        measure_runs_##set,      measure_cols_##set,          \
      apply_runs_##set,   apply_cols_##set,        grad_measure_runs_##set, grad_measure_cols_##set,     \
      grad_apply_runs_##set, grad_apply_cols_##set, coefficients_##set,                                 \
-     grad_coefficients_##set, norm_sums_##set, norm_rows_##set,                                  \
-     norm_grad_sums_##set, norm_grad_rows_##set}
+     grad_coefficients_##set}
+
+#define ROW_KERNELS(set) {norm_sums_##set, norm_rows_##set, norm_cols_##set, norm_grad_sums_##set, norm_grad_rows_##set}
 
 #ifdef NCPU_DEFINES_WIDE
 #define SET f32_wide
 #define WIDE
+#define ROWS
 #define T float
 #define P vd
 #define V vd
@@ -165,6 +193,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 
 const ncpu_kernel_set ncpu_wide[] = {[NCPU_F32] = KERNEL_SET(f32_wide), [NCPU_F64] = KERNEL_SET(f64),
                                      [NCPU_F16] = KERNEL_SET(f16_wide), [NCPU_BF16] = KERNEL_SET(bf16_wide)};
+const ncpu_row_kernels ncpu_wide_rows[] = {[NCPU_F32] = ROW_KERNELS(f32_wide), [NCPU_F64] = ROW_KERNELS(f64)};
 #endif
 
 const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
@@ -176,6 +205,10 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .apply_runs_i8 = apply_runs_i8, .apply_cols_i8 = apply_cols_i8,
     .scale_runs = {scale_runs_f32, scale_runs_f64, scale_runs_f16, scale_runs_bf16},
     .scale_cols = {scale_cols_f32, scale_cols_f64, scale_cols_f16, scale_cols_bf16},
+    .rows = {[NCPU_F32] = ROW_KERNELS(f32), [NCPU_F64] = ROW_KERNELS(f64)},
+    .wide_rows = ncpu_wide_rows,
+    .to_floats = {[NCPU_F16] = to_floats_f16, [NCPU_BF16] = to_floats_bf16},
+    .from_floats = {[NCPU_F16] = from_floats_f16, [NCPU_BF16] = from_floats_bf16},
     .finish = finish,
     .merge = merge,
     .peak = peak,

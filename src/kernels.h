@@ -102,7 +102,6 @@ typedef struct {
     const void *center, *scale, *shift; /* computed in: real, or double of the wide sets */
     const void *weight, *bias;          /* real of the data's dtype, not padded, or NULL */
     int centered, shifted;              /* 0: all centers, all shifts are 0 */
-    int floats;                         /* y is float, whatever the data is */
     int stream;
     ncpu_activation activation;
     double negative_slope;
@@ -159,15 +158,21 @@ typedef struct {
                          const void *weight, const void *bias, void *center, void *scale, void *shift,
                          uint8_t *outside);
     void (*grad_coefficients)(const ncpu_grad_coefficients *, size_t c);
-    /* s1[i] = sum(x), s2[i] = sum(x^2) of row i; squares: s2 alone, s1 has no meaning.  Of the arguments no more than x. */
-    void (*norm_sums)(const ncpu_norm_args *, int squares, double *s1, double *s2);
+} ncpu_kernel_set;
+
+/* Normalization of rows, of f32 and f64. */
+typedef struct {
+    /* s1[i] = sum(x), s2[i] = sum(x^2) of row i.  Of the arguments no more than x. */
+    void (*norm_sums)(const ncpu_norm_args *, double *s1, double *s2);
     void (*norm_rows)(const ncpu_norm_args *);
+    /* The same where column j has center, scale and shift (padded) at [j], and row i weight and bias at [i]. */
+    void (*norm_cols)(const ncpu_norm_args *);
     /* p1[i] = sum(dy * weight), p2[i] = sum(dy * weight * (x - k[i])) of row i.  Of its arguments no more than dy, x and
      * weight. */
     void (*norm_grad_sums)(const ncpu_norm_grad_args *, const double *k, double *p1, double *p2);
     /* 1 where a sum over rows is infinite or NaN, and not `certain` to be: nothing was added to dweight and dbias. */
     int (*norm_grad_rows)(const ncpu_norm_grad_args *);
-} ncpu_kernel_set;
+} ncpu_row_kernels;
 
 typedef struct {
     const char *name;
@@ -176,6 +181,10 @@ typedef struct {
     void (*apply_runs_u8)(const ncpu_apply_args *), (*apply_cols_u8)(const ncpu_apply_args *); /* y is f32 */
     void (*apply_runs_i8)(const ncpu_apply_args *), (*apply_cols_i8)(const ncpu_apply_args *);
     void (*scale_runs[NCPU_BF16 + 1])(const ncpu_scale_args *), (*scale_cols[NCPU_BF16 + 1])(const ncpu_scale_args *);
+    ncpu_row_kernels rows[NCPU_F64 + 1];
+    const ncpu_row_kernels *wide_rows; /* ncpu_wide_rows */
+    void (*to_floats[NCPU_BF16 + 1])(size_t n, const void *from, float *to); /* of f16 and bf16 */
+    void (*from_floats[NCPU_BF16 + 1])(size_t n, const float *from, void *to);
     /* out: mean = k + s1/count, m2 = s2 - s1^2/count.  rejected[j]: k was further than sigma / sqrt(near) from the
      * mean, or s2 left [tiny * count, inf): measure again.  Returns whether any is. */
     int (*finish)(size_t c, double count, double tiny, double near, const double *k, const double *s1, const double *s2,
@@ -189,6 +198,7 @@ typedef struct {
 
 /* What float cannot hold is rare, and computed in plain C whatever the instruction set: the bits are the same. */
 extern const ncpu_kernel_set ncpu_wide[NCPU_BF16 + 1];
+extern const ncpu_row_kernels ncpu_wide_rows[NCPU_F64 + 1];
 
 /* The table in use: chosen at the first call, see dispatch.c. */
 const ncpu_kernels *ncpu_kernels_in_use(void);

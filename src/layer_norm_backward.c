@@ -31,6 +31,7 @@ typedef struct {
     void *center, *slope, *curve, *offset, *shift; /* real */
     uint8_t *outside, *also;
     void *strips, *dy, *s, *dsum, *dx;
+    void *dy_floats, *s_floats, *dsum_floats, *dx_floats; /* of 16-bit data */
 } workspace;
 
 static size_t lay_out(const job *j, char *memory, workspace *w)
@@ -45,6 +46,9 @@ static size_t lay_out(const job *j, char *memory, workspace *w)
     w->strips = ncpu_take(&a, j->summed ? 2 * j->padded * sizeof(double) : 0);
     w->dy = ncpu_take_rows(&j->rows, &j->dy, &a), w->s = ncpu_take_rows(&j->rows, &j->s, &a);
     w->dsum = ncpu_take_rows(&j->rows, &j->dsum, &a), w->dx = ncpu_take_rows(&j->rows, &j->dx, &a);
+    const size_t room = ncpu_float_room(&j->rows, j->rows.group * j->rows.view.s);
+    w->dy_floats = ncpu_take(&a, room), w->s_floats = ncpu_take(&a, room), w->dx_floats = ncpu_take(&a, room);
+    w->dsum_floats = ncpu_take(&a, j->dsum.given ? room : 0);
     return a.used;
 }
 
@@ -52,7 +56,7 @@ static size_t lay_out(const job *j, char *memory, workspace *w)
 static ncpu_norm_grad_args from_row(const job *j, ncpu_norm_grad_args a, size_t row, size_t rows)
 {
     const ptrdiff_t i = (ptrdiff_t)row;
-    const size_t size = j->s.operand.size, real = ncpu_real_size(j->rows.dtype);
+    const size_t size = ncpu_real_size(j->rows.dtype), real = size;
     a.rows = rows;
     a.dy = ncpu_moved(a.dy, i * a.dy_stride, size), a.x = ncpu_moved(a.x, i * a.x_stride, size);
     a.dsum = ncpu_moved(a.dsum, i * a.dsum_stride, size), a.dx = (void *)ncpu_moved(a.dx, i * a.dx_stride, size);
@@ -64,16 +68,16 @@ static ncpu_norm_grad_args from_row(const job *j, ncpu_norm_grad_args a, size_t 
 /* w's coefficients of the rows; those that float cannot hold are marked. */
 static void settle(const job *j, const ncpu_norm_grad_args *a, size_t rows, workspace *w)
 {
-    const ncpu_kernel_set *set = &j->rows.kernels->set[j->rows.dtype], *wide = &j->rows.kernels->wide[j->rows.dtype];
+    const ncpu_kernel_set *set = &j->rows.kernels->set[j->rows.dtype];
     for (size_t i = 0; i < rows; i++)
         w->start[i] = j->rows.dtype == NCPU_F64 ? w->mean[i] : (double)(float)w->mean[i];
     set->coefficients(rows, w->mean, NULL, w->var, j->norm->eps, NULL, NULL, w->center, w->slope, w->shift, w->outside);
-    set->norm_grad_sums(a, w->start, w->p1, w->p2);
+    j->rows.kernels->rows[j->rows.dtype].norm_grad_sums(a, w->start, w->p1, w->p2);
     for (size_t i = 0; i < rows; i++) {
         w->outside[i] |= !isfinite(w->p1[i]) | !isfinite(w->p2[i]);
         if (w->outside[i]) {
             const ncpu_norm_grad_args one = from_row(j, *a, i, 1);
-            wide->norm_grad_sums(&one, w->start + i, w->p1 + i, w->p2 + i);
+            j->rows.kernels->wide_rows[j->rows.dtype].norm_grad_sums(&one, w->start + i, w->p1 + i, w->p2 + i);
         }
         if (j->norm->rms) w->p1[i] = 0;
     }
@@ -100,14 +104,14 @@ static void apply_wide(const job *j, ncpu_norm_grad_args a, size_t row, const wo
     wide->grad_coefficients(&c, 1);
     a.center = center, a.slope = slope, a.curve = curve, a.offset = offset, a.shift = shift;
     a.rows = 1, a.shifted = a.certain = 1;
-    wide->norm_grad_rows(&a);
+    j->rows.kernels->wide_rows[j->rows.dtype].norm_grad_rows(&a);
 }
 
 /* Rows that float can hold.  Their sums over rows may still overflow: then those are made again in double, for which dy has
  * to be there still. */
 static void apply(const job *j, const ncpu_norm_grad_args *a, size_t row, const workspace *w)
 {
-    const ncpu_kernel_set *set = &j->rows.kernels->set[j->rows.dtype];
+    const ncpu_row_kernels *set = &j->rows.kernels->rows[j->rows.dtype];
     ncpu_norm_grad_args sums = *a, dx = *a;
     dx.dweight = dx.dbias = NULL, sums.dx = NULL;
     const int in_place = a->dx == a->dy && j->summed;
@@ -125,15 +129,18 @@ static void group(const job *j, size_t row, size_t rows, double *sums, char *scr
     workspace w;
     lay_out(j, scratch, &w);
     const ncpu_box box = ncpu_rows_box(r, row, rows);
-    const ncpu_tile dy = ncpu_tile_in(&j->dy.operand, &r->view, &box, w.dy);
-    const ncpu_tile s = ncpu_tile_in(&j->s.operand, &r->view, &box, w.s);
+    const size_t width = r->view.s;
+    ncpu_tile dy = ncpu_tile_in(&j->dy.operand, &r->view, &box, w.dy), dsum = {0};
+    ncpu_tile s = ncpu_tile_in(&j->s.operand, &r->view, &box, w.s);
     const ncpu_tile dx = ncpu_tile_out(&j->dx.operand, &r->view, &box, w.dx);
-    ncpu_tile dsum = {0};
+    const ncpu_tile result = ncpu_is_half(r) ? (ncpu_tile){w.dx_floats, 0, (ptrdiff_t)width} : dx;
     if (j->dsum.given) dsum = ncpu_tile_in(&j->dsum.operand, &r->view, &box, w.dsum);
+    dy = ncpu_as_floats(r, &dy, rows, width, w.dy_floats), s = ncpu_as_floats(r, &s, rows, width, w.s_floats);
+    if (j->dsum.given) dsum = ncpu_as_floats(r, &dsum, rows, width, w.dsum_floats);
     for (size_t i = 0; i < rows; i++) w.mean[i] = j->norm->rms ? 0 : j->mean[row + i], w.var[i] = j->var[row + i];
     ncpu_norm_grad_args a = {
-        .rows = rows, .len = r->view.s, .dy = dy.data, .x = s.data, .dsum = dsum.data, .dx = dx.data,
-        .dy_stride = dy.row_stride, .x_stride = s.row_stride, .dsum_stride = dsum.row_stride, .dx_stride = dx.row_stride,
+        .rows = rows, .len = r->view.s, .dy = dy.data, .x = s.data, .dsum = dsum.data, .dx = result.data,
+        .dy_stride = dy.row_stride, .x_stride = s.row_stride, .dsum_stride = dsum.row_stride, .dx_stride = result.row_stride,
         .weight = j->weight, .center = w.center, .slope = w.slope, .curve = w.curve, .offset = w.offset, .shift = w.shift,
         .dweight = j->summed ? sums : NULL, .dbias = j->summed ? sums + j->padded : NULL, .strips = w.strips};
     settle(j, &a, rows, &w);
@@ -144,6 +151,7 @@ static void group(const job *j, size_t row, size_t rows, double *sums, char *scr
         if (w.outside[i]) apply_wide(j, some, i, &w);
         else apply(j, &some, i, &w);
     }
+    ncpu_from_floats(r, &result, &dx, rows, width);
     ncpu_tile_done(&j->dx.operand, &r->view, &box, &dx);
 }
 
@@ -210,7 +218,7 @@ ncpu_status ncpu_layer_norm_backward(const ncpu_array *dy, const ncpu_array *s, 
     if (memory) {
         j.total = (double *)memory, j.parts = (double *)(memory + sums);
         memset(j.total, 0, sums);
-        j.weight = ncpu_row_weight(&j.rows, norm, memory + sums + parts);
+        j.weight = ncpu_row_weight(norm, s->dtype, v->s, memory + sums + parts);
         j.scratch = memory + sums + parts + weights;
         ncpu_team_run(&team, (ptrdiff_t)j.tasks, task, &j);
         for (size_t q = 0; j.summed && j.tasks > 1 && q < j.chunks; q++) add_part(&j, j.parts + q * 2 * j.padded);

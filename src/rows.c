@@ -11,7 +11,8 @@ ncpu_status ncpu_plan_rows(ncpu_rows *r, const ncpu_array *x, const uint8_t *axe
     if (x->dtype > NCPU_BF16) return NCPU_ERROR_ARGUMENT;
     const ncpu_status status = ncpu_rows_of(x, axes, &r->view);
     if (status) return status;
-    r->kernels = ncpu_kernels_in_use(), r->axes = axes, r->dtype = x->dtype;
+    r->kernels = ncpu_kernels_in_use(), r->axes = axes;
+    r->stored = x->dtype, r->dtype = x->dtype == NCPU_F64 ? NCPU_F64 : NCPU_F32;
     const size_t fit = group_bytes / (r->view.s * ncpu_dtype_size(x->dtype) + 1);
     r->group = fit > MOST ? MOST : fit > EIGHT ? fit / EIGHT * EIGHT : fit ? fit : 1;
     return NCPU_OK;
@@ -25,11 +26,27 @@ ncpu_status ncpu_bring_rows(const ncpu_rows *r, const ncpu_array *array, const n
     return array->dtype != dtype ? NCPU_ERROR_ARGUMENT : ncpu_row_operand(array, x, r->axes, &brought->operand);
 }
 
-const void *ncpu_row_weight(const ncpu_rows *r, const ncpu_row_norm *norm, void *room)
+ncpu_tile ncpu_as_floats(const ncpu_rows *r, const ncpu_tile *tile, size_t rows, size_t len, void *room)
+{
+    if (!ncpu_is_half(r)) return *tile;
+    for (size_t i = 0; i < rows; i++)
+        r->kernels->to_floats[r->stored](len, (const uint16_t *)tile->data + (ptrdiff_t)i * tile->row_stride,
+                                         (float *)room + i * len);
+    return (ncpu_tile){room, 0, (ptrdiff_t)len};
+}
+
+void ncpu_from_floats(const ncpu_rows *r, const ncpu_tile *floats, const ncpu_tile *to, size_t rows, size_t len)
+{
+    for (size_t i = 0; i < rows && ncpu_is_half(r); i++)
+        r->kernels->from_floats[r->stored](len, (const float *)floats->data + (ptrdiff_t)i * floats->row_stride,
+                                           (uint16_t *)to->data + (ptrdiff_t)i * to->row_stride);
+}
+
+const void *ncpu_row_weight(const ncpu_row_norm *norm, ncpu_dtype dtype, size_t width, void *room)
 {
     if (!norm->weight || !norm->plus_one) return norm->weight;
-    for (size_t j = 0; j < r->view.s; j++)
-        if (r->dtype == NCPU_F64) ((double *)room)[j] = 1 + ((const double *)norm->weight)[j];
+    for (size_t j = 0; j < width; j++)
+        if (dtype == NCPU_F64) ((double *)room)[j] = 1 + ((const double *)norm->weight)[j];
         else ((float *)room)[j] = 1 + ((const float *)norm->weight)[j];
     return room;
 }

@@ -15,7 +15,7 @@ typedef struct {
     const ncpu_kernels *kernels;
     const uint8_t *axes;
     ncpu_view view; /* n rows, s their width */
-    ncpu_dtype dtype;
+    ncpu_dtype stored, dtype; /* of the arrays, and what is computed with: f32 or f64 */
     size_t group; /* rows taken together */
 } ncpu_rows;
 
@@ -41,8 +41,19 @@ static inline void *ncpu_take_rows(const ncpu_rows *r, const ncpu_rows_array *a,
     return a->given && !a->operand.direct ? ncpu_take(arena, r->group * r->view.s * a->operand.size) : NULL;
 }
 
+/* What is computed with: the tile (rows, len) itself, or of 16-bit data its floats in `room`.  And back: `to` of 16-bit data
+ * from those floats. */
+static inline int ncpu_is_half(const ncpu_rows *r) { return r->stored != r->dtype; }
+ncpu_tile ncpu_as_floats(const ncpu_rows *r, const ncpu_tile *tile, size_t rows, size_t len, void *room);
+void ncpu_from_floats(const ncpu_rows *r, const ncpu_tile *floats, const ncpu_tile *to, size_t rows, size_t len);
+/* Bytes of such a room; 0 where there need be none. */
+static inline size_t ncpu_float_room(const ncpu_rows *r, size_t elements)
+{
+    return ncpu_is_half(r) ? elements * sizeof(float) : 0;
+}
+
 /* norm->weight, or where 1 is to be added to it, the sum in `room` (width). */
-const void *ncpu_row_weight(const ncpu_rows *r, const ncpu_row_norm *norm, void *room);
+const void *ncpu_row_weight(const ncpu_row_norm *norm, ncpu_dtype dtype, size_t width, void *room);
 
 /* The shift makes up for what rounding left of the mean.  Below a quarter of an ulp of 1 it is left out, so that most rows
  * need not add it: whether a row does follows from the row alone.  Returns whether any does. */

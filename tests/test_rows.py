@@ -157,13 +157,31 @@ def test_a_row_does_not_know_of_the_others(dtype: str, width: int) -> None:
     for i in (0, 1, 2, 3, count // 2, count - 1):
         alone = [normcpu.layer_norm(x[i], width, weight, bias), normcpu.rms_norm(x[i], width, weight)]
         several = [normcpu.layer_norm(x[i:][:9], width, weight, bias), normcpu.rms_norm(x[i:][:9], width, weight)]
-        column_alone = [
-            normcpu.layer_norm(across[:, i : i + 1], None, weight, bias, axis=0),
-            normcpu.rms_norm(across[:, i : i + 1], None, weight, axis=0),
-        ]
+        pair = np.ascontiguousarray(across[:, [i, (i + 5) % count]])  # a single one would be a row like the others
+        beside = [normcpu.layer_norm(pair, None, weight, bias, axis=0), normcpu.rms_norm(pair, None, weight, axis=0)]
         for k in range(2):
             assert alone[k].tobytes() == everything[k][i].tobytes() == several[k][0].tobytes(), i
-            assert column_alone[k].tobytes() == np.ascontiguousarray(columns[k][:, i]).tobytes(), i
+            assert beside[k][:, 0].tobytes() == columns[k][:, i].tobytes(), i
+
+
+@given(st.data())
+@settings(max_examples=100)
+def test_strides_and_outputs_change_no_bit(data: st.DataObject) -> None:
+    """Within a view: rows that lie one after the other, or side by side."""
+    case = Case(data)
+    residual = case.other(data, 1)
+    with np.errstate(all="ignore"):
+        want = case.norm(case.x, residual=residual, return_stats=True)
+    near = [abs(s) for s, n in zip(case.x.strides, case.x.shape, strict=True) if n > 1]
+    order = np.argsort([-abs(s) for s in case.x.strides], kind="stable")
+    plain = np.ascontiguousarray(case.x.transpose(order)).transpose(np.argsort(order))
+    out = case.moved(data, np.zeros_like(case.x))
+    with np.errstate(all="ignore"):
+        got = case.norm(plain, residual=residual.copy(), out=out, return_stats=True)
+    assert got.y is out
+    assert len(set(near)) < len(near) or all(
+        np.array_equal(a, b, equal_nan=True) for a, b in zip(want[:4], got[:4], strict=True) if a is not None
+    )
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (2, 0, 3)])
@@ -186,7 +204,9 @@ def test_residual_connection(data: st.DataObject) -> None:
     case = Case(data, AWKWARD[:4])
     added = case.other(data, 1)
     total = (case.x.astype(F64 if case.dtype == F64 else F32) + added).astype(case.dtype)
-    want, got = case.norm(total), case.add_norm(case.x, added)
+    laid = np.empty_like(case.x)  # in x's order of axes: the same view
+    laid[...] = total
+    want, got = case.norm(laid), case.add_norm(case.x, added)
     assert np.array_equal(got.sum, total)
     assert np.array_equal(got.y, want)
     target = data.draw(st.sampled_from(["x", "added", "apart"]))
@@ -204,7 +224,7 @@ def test_residual_connection(data: st.DataObject) -> None:
 @given(st.data(), st.sampled_from([np.int8, np.uint8]))
 def test_quantized(data: st.DataObject, kind: Any) -> None:
     """As QuantizeLinear of the float32 result: a quotient, rounded to even, then the zero point, then the range.
-    16-bit data is not rounded before; statistics of it and of float32 may differ by a bit, so a tie may go elsewhere."""
+    16-bit data is not rounded before; statistics of it and of float32 may differ by a bit, so ties may go elsewhere."""
     case = Case(data, ["random", "mean 1e5", "1e30", "integers"])
     if case.dtype == F64:
         return

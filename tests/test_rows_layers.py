@@ -55,7 +55,7 @@ def test_backward_adds_up_and_wants_a_forward() -> None:
     stats = normcpu.layer_norm(X, axis=1, return_stats=True)
     want = normcpu.layer_norm_backward(DY, X, stats.mean, stats.var, axis=1)
     assert np.array_equal(dx, want.dx)
-    with pytest.raises(RuntimeError, match="LayerNorm.backward: call the layer in training mode first"):
+    with pytest.raises(RuntimeError, match=r"LayerNorm\.backward: call the layer in training mode first"):
         layer.backward(DY)
     y, total = layer.add(X, X, out_sum=np.empty_like(X))
     through = layer.backward(DY, dsum=DY)

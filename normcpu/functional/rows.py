@@ -296,7 +296,7 @@ def _forward(
             x, rows.marks, rows.rms, rows.weight, rows.bias, rows.plus_one, rows.eps, plus, total, code, slope, extra,
             y, mean, var, 1.0 if scale is None else scale, zero_point, scales,
         )  # fmt: skip
-    shaped = (None if a is None else a.reshape(rows.stats_shape) for a in (mean, var, scales))
+    shaped: list[Any] = [None if a is None else a.reshape(rows.stats_shape) for a in (mean, var, scales)]
     return RowNormResult(y, total, *shaped)
 
 
@@ -312,8 +312,8 @@ def _backward(rows: _Rows, dy: Any, mean: Any, var: Any, dsum: Any, out: Any) ->
     dweight, dbias = np.zeros(width, real), None if rows.rms else np.zeros(width, real)
     if x.size:
         _core.layer_norm_backward(
-            gradient, x, rows.marks, rows.rms, rows.weight, rows.plus_one, rows.eps, center, spread, beside, dx, dweight,
-            dbias,
+            gradient, x, rows.marks, rows.rms, rows.weight, rows.plus_one, rows.eps, center, spread, beside, dx,
+            dweight, dbias,
         )  # fmt: skip
     return RowNormGradients(dx, dweight.reshape(rows.extents), None if dbias is None else dbias.reshape(rows.extents))
 

@@ -157,6 +157,7 @@ class LayerNorm(_RowNorm):
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         super().__init__(normalized_shape, as_number("eps", eps, 0.0), elementwise_affine, bias, axis, dtype, 1.0)
+        self.eps: float
 
     def _function(self, x: Readable, **options: Any) -> Array | RowNormResult:
         return layer_norm(x, bias=self.bias, **options)
