@@ -206,7 +206,8 @@ def conv_transpose(b: Builder) -> None:
     c = b.values[x].shape[1]
     out, k = (int(n) for n in b.rng.integers(1, 4, 2))
     weights = [b.normal(c, out, k, k), *([b.normal(out)] if b.rng.random() < 0.5 else [])]
-    b.add("ConvTranspose", x, *weights, strides=[int(b.rng.integers(1, 3))] * 2, pads=[int(b.rng.integers(0, 2))] * 4)
+    strides = [k if b.rng.random() < 0.5 else int(b.rng.integers(1, 3))] * 2
+    b.add("ConvTranspose", x, *weights, strides=strides, pads=[int(b.rng.integers(0, 2))] * 4)
 
 
 def branches(b: Builder) -> None:

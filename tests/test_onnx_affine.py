@@ -74,3 +74,38 @@ def test_constants_that_do_not_vary_are_scalars() -> None:
     assert affine.scale.shape == (1, 1, 1)
     assert affine.axes == {2}
     assert Affine.along(4, 1, np.ones(3), np.zeros(3)).is_identity
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(), (5,), (4, 3), (6, 4, 3, 3), (0, 4)], ids=str)
+def test_factors_into_a_weight(shape: tuple[int, ...], dtype: str) -> None:
+    """Rounded once, along each axis, along none and along all; a weight of somebody else's stays as it is."""
+    real = np.dtype(peer("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
+    from normcpu.fold._scale import rounded_once
+    from normcpu.onnx.exact import Scaled
+
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=shape).astype(real)
+    along = [[n if k == axis else 1 for k, n in enumerate(shape)] for axis in range(len(shape))]
+    for sizes in [*along, (), shape]:
+        factors = rng.normal(size=sizes)
+        expected = rounded_once(np.asarray(weight.astype(np.float64) * factors), real)
+        for order in (weight.copy(), np.array(weight, order="F")):
+            order.flags.writeable = False
+            made = Scaled(lambda order=order: order, factors).rounded(real)  # type: ignore[misc]
+            assert (made.shape, made.dtype) == (shape, real)
+            np.testing.assert_array_equal(made.astype(np.float64), expected.astype(np.float64))
+            np.testing.assert_array_equal(order.astype(np.float64), weight.astype(np.float64))
+
+
+def test_bfloat16_is_rounded_once() -> None:
+    """1 + 2^-8 + 2^-40 lies above the middle of two bfloat16, its float32 on it."""
+    real = np.dtype(peer("ml_dtypes").bfloat16)
+    from normcpu.onnx.exact import Scaled
+
+    ones = np.ones((2, 2), real)
+    ones.flags.writeable = False
+    above = 1 + 2.0**-8 + 2.0**-40
+    for factors in (np.full((2, 1), above), np.full((2, 2), above)):
+        made = Scaled(lambda: ones, factors).rounded(real)
+        np.testing.assert_array_equal(made.astype(np.float64), np.full((2, 2), 1 + 2.0**-7))

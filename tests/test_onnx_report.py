@@ -132,6 +132,22 @@ def test_ranges_are_of_output_channels(name: str, tools: Any) -> None:
     assert told.spread_after == pytest.approx(max(told.after) / np.median(told.after))
 
 
+@pytest.mark.parametrize("scales", ["S[6]", "S[]"])
+def test_ranges_of_int8_weights(scales: str, tools: Any) -> None:
+    """Of the reals that they stand for: a fold multiplies the scales, one of which may become several."""
+    axis = "<axis=0>" if scales == "S[6]" else ""
+    body = f"""w = DequantizeLinear{axis}(Q[6,4,3,3], {scales})
+      c = Conv(x, w)
+      y = BatchNormalization(c, G[6], B[6], M[6], V[6])"""
+    _, report = tools.fold(build(Case("", "", 1, 0, body)), verify=False, ranges=True)
+    (told,) = report.ranges
+    shape = (6,) if scales == "S[6]" else ()
+    before = np.abs(weight("Q", (6, 4, 3, 3)).astype(float)).max(axis=(1, 2, 3)) * weight("S", shape)
+    np.testing.assert_allclose(told.before, before, rtol=1e-5)
+    factor = np.abs(weight("G", (6,))) / np.sqrt(weight("V", (6,)) + EPS)
+    np.testing.assert_allclose(told.after, before * factor, rtol=1e-5)
+
+
 def test_ranges_are_read_only_where_asked_for(tools: Any) -> None:
     _, report = tools.fold(build(Case("", "", 3, 1, CONV_BODY)), verify=False)
     assert report.folded

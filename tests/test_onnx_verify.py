@@ -58,6 +58,20 @@ def test_nothing_is_left_where_every_rule_is_wrong(tools: Any, monkeypatch: pyte
     assert [n.op_type for n in model.graph] == ["Conv", "BatchNormalization"]
 
 
+def test_aggressive_rules_are_verified_too(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from normcpu.onnx import padded
+
+    stays = next(c for c in KEPT if c.name == "padded conv")
+    _, report = tools.fold(build(stays), aggressive=True)
+    assert [record.rules for record in report.folded] == [["F2d"]]
+    assert report.verification.passed
+    right = padded.taps
+    monkeypatch.setattr(padded, "taps", lambda *arguments: 2 * right(*arguments))
+    model, report = tools.fold(build(stays), aggressive=True)
+    assert set(report.switched_off) == {"F2d", "F2e"}
+    assert [n.op_type for n in model.graph] == ["BatchNormalization", "Conv"]
+
+
 def test_own_inputs(tools: Any) -> None:
     x = np.random.default_rng(0).normal(size=(2, 4, 6, 6)).astype(np.float32)
     _, report = tools.fold(build(CONV), inputs=[{"x": x}, {"x": 100 * x}])
@@ -76,6 +90,37 @@ def test_errors_of_two_models(tools: Any) -> None:
     result = reference.compare(other)
     assert not result.passed
     assert 1e-5 < result.worst < 1e-3
+
+
+def test_ulp_and_top_1(tools: Any) -> None:
+    """By their definitions, on a model that is off by a known number of units in the last place."""
+    import onnx
+
+    from normcpu.onnx.verify import _top_1, _ulps
+
+    case = Case("", "", 0, 0, "f = Flatten(x)\ny = Gemm(f, W[144,5], B[5])")
+    result = tools.Reference(build(case)).compare(build(case))
+    (output,) = result.outputs
+    assert output.top_1 == 1.0
+    assert 0 < output.ulp[0] <= output.ulp[1]
+    assert "100 %" in result.table()
+    rows = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    away = (rows.view(np.int32) + np.arange(200, dtype=np.int32).reshape(40, 5) % 4).view(
+        np.float32
+    )  # 0 to 3 further from zero
+    assert _ulps([(away, rows.astype(np.float64))]) == (1.5, 3.0)
+    half = np.array([1.0, 2.0, 2.0**-14, 0.0], np.float16)
+    assert _ulps([(half + np.float16(2**-10), half)]) == (2.0**13 + 0.5, 2.0**14)
+    turned = rows.copy()
+    turned[:10] = -turned[:10]
+    assert _top_1([(turned, rows)]) == 0.75
+    assert _top_1([(turned, rows), (rows, rows)]) == 0.875
+    for shape in [(40,), (40, 1), (2, 2, 2, 25)]:  # no rows of scores
+        assert _top_1([(np.zeros(shape, np.float32), np.zeros(shape))]) is None
+    assert _ulps([(np.arange(3), np.arange(3))]) is None
+    model = build(case)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.zeros((144, 5), np.float32), "W"))
+    assert tools.Reference(build(case)).compare(model).outputs[0].top_1 < 1.0
 
 
 def test_a_large_model_is_compared_with_itself(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:

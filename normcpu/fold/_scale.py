@@ -74,9 +74,15 @@ def scale_parts(name: str, parts: list[Part], in_place: bool) -> None:
     """y = x * factors for all parts; in place for all or none.  name: of x, for messages."""
     for look in (True, False) if in_place else (False,):
         for part in parts:
-            peak = np.empty(part.factors.size)
-            _core.scale_axis(part.x, part.axis, np.ascontiguousarray(part.factors), None if look else part.y, peak)
-            _check_products(name, part, peak)
+            _check_products(name, part, multiply(part, look))
+
+
+def multiply(part: Part, look: bool = False) -> Float64s:
+    """y = x * factors in double, rounded once, whatever comes of it; look: y stays.  Returns the largest |product| of
+    each channel, NaN where one is not finite."""
+    peak = np.empty(part.factors.size)
+    _core.scale_axis(part.x, part.axis, np.ascontiguousarray(part.factors), None if look else part.y, peak)
+    return peak
 
 
 def _check_products(name: str, part: Part, peak: Float64s) -> None:
@@ -115,6 +121,11 @@ def stored(name: str, doubles: Float64s, dtype: np.dtype[Any], digits: bool = Fa
     for c in np.flatnonzero((peak < least) & (peak > 0)).tolist() if digits else ():
         got = f"got at most {peak[c]:.6g} in channel {c}, below {least:.6g}"
         raise FoldError(f"{name} must keep {dtype}'s digits, {got}", c)
+    return rounded_once(doubles, dtype)
+
+
+def rounded_once(doubles: Float64s, dtype: np.dtype[Any]) -> Array:
+    """As dtype; NumPy goes to bfloat16 by way of float32, which rounds twice."""
     return (_to_odd(doubles) if dtype.name == "bfloat16" else doubles).astype(dtype)
 
 

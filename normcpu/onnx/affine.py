@@ -4,6 +4,8 @@
 Scale and shift are float64 arrays that broadcast against the tensor: as many axes as the tensor has, each of size 1
 (the same for every index) or of the tensor's size.  A BatchNorm on (n, c, h, w) has arrays of shape (1, c, 1, 1).
 So an axis of unknown size is no obstacle as long as nothing varies along it.
+
+`normcpu.fold.Affine` is the same for a layer whose channels are known: two vectors, which this one's `vectors` are.
 """
 
 from __future__ import annotations

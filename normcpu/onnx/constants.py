@@ -245,15 +245,21 @@ def _slice(node: ir.Node, x: Evaluated, *inputs: Evaluated | None) -> Evaluated:
     return x[tuple(index)]
 
 
-def _dequantize(node: ir.Node, q: Evaluated, scale: Evaluated, zero: Evaluated | None = None) -> Evaluated | None:
+def dequantize(
+    node: ir.Node, q: Evaluated, scale: Evaluated, zero: Evaluated | None = None, real: type[np.floating] = np.float64
+) -> Evaluated | None:
+    """(q - zero) * scale, along the axis that the node has them on; None where they are in blocks."""
     if "block_size" in node.attributes and integer(node, "block_size"):
         return None
     axis = integer(node, "axis", 1)
     shape = [1] * q.ndim
     if scale.size > 1:
         shape[axis] = -1
-    offset = 0.0 if zero is None else zero.astype(np.float64).reshape(shape)
-    return (q.astype(np.float64) - offset) * scale.reshape(shape)
+    made = q.astype(real)
+    if zero is not None:
+        made -= zero.astype(real).reshape(shape)
+    made *= scale.astype(real).reshape(shape)
+    return made
 
 
 OPERATIONS: dict[str, Callable[..., Evaluated | None]] = {
@@ -281,7 +287,7 @@ OPERATIONS: dict[str, Callable[..., Evaluated | None]] = {
     "ConstantOfShape": _constant_of_shape,
     "Shape": lambda node, x: np.asarray(x.shape, np.int64)[integer(node, "start") : node_end(node)],
     "Range": lambda node, a, b, step: np.arange(a, b, step) if (b - a) / step < LARGEST else None,
-    "DequantizeLinear": _dequantize,
+    "DequantizeLinear": dequantize,
 }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules that end in the weights of convolutions (B1, B2, F1, F2, F7)."""
+"""Rules that end in the weights of convolutions (B1, B2, F1, F7)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import onnx_ir as ir
 from .affine import Affine, Array, Overflows, Refused
 from .constants import integer, ints, text
 from .net import Net, title
-from .push import Mover, Plan, Step, backward, forward
+from .push import Elsewhere, Mover, Plan, Step, backward, forward
+from .quantised import is_quantised
 from .weights import Action, constant_input, scale_weight, set_constant, weight_shape
 
 
@@ -133,6 +134,53 @@ def conv_transpose_forward(mover: Mover, node: ir.Node, index: int, affine: Affi
     factors = s.reshape(-1, *[1] * (len(shape) - 1))
     plan.actions += scale_weight(mover.net, node, 1, factors, 0)
     return plan
+
+
+@forward("F7b", "ConvTranspose")
+def conv_transpose_by_phase(mover: Mover, node: ir.Node, index: int, affine: Affine) -> Plan:
+    """Where the kernel is the stride, (k, k), each output has one tap: sum_i W_ioab (s_i x_i + t_i) + b_o is a 1x1
+    convolution with a bias for each phase (a, b), and DepthToSpace puts the phases side by side.
+    """
+    only_data(node, index)
+    net, shape = mover.net, weight_shape(mover.net, node, 1)
+    s, t = affine.vectors(1, shape[0])
+    if not t.any():
+        raise Elsewhere(f"ConvTranspose {title(node)} is reached by no shift")
+    kernel = list(shape[2:])
+    apart = kernel == ints(node, "strides") and len(kernel) == 2 and kernel[0] == kernel[1] > 1
+    more = [*(ints(node, "output_padding") or []), *(n - 1 for n in ints(node, "dilations") or [])]
+    plain = integer(node, "group", 1) == 1 and "output_shape" not in node.attributes and not any(more)
+    if not apart or not plain or pads(node, shape[2:]):
+        raise Refused(f"ConvTranspose {title(node)} would see the shift unevenly")
+    value = node.inputs[1]
+    weight, known = constant_input(net, node, 1), constant_input(net, node, 2)
+    assert weight is not None
+    assert value is not None
+    if is_quantised(value):
+        raise Refused(f"ConvTranspose {title(node)} has an int8 weight")
+    dtype = net.float_type(value)
+    taps_first = (weight * s.reshape(-1, 1, 1, 1)).transpose(2, 3, 1, 0)  # (a, b, o, i)
+    phases = (weight * t.reshape(-1, 1, 1, 1)).sum(axis=0).transpose(1, 2, 0) + (0.0 if known is None else known)
+    plan = mover.step(node, operations=1, parameters=phases.size - (0 if known is None else known.size))
+    plan.actions += [
+        set_constant(net, node, 1, taps_first.reshape(-1, shape[0], 1, 1), dtype, f"{value.name}_by_phase"),
+        set_constant(net, node, 2, phases.ravel(), dtype, f"{value.name}_by_phase_bias"),
+        lambda: _side_by_side(net, node, kernel[0]),
+    ]
+    plan.sole.append(node)
+    return plan
+
+
+def _side_by_side(net: Net, node: ir.Node, size: int) -> None:
+    """The transposed convolution becomes a convolution, and a DepthToSpace behind it."""
+    x, y = node.inputs[0], node.outputs[0]
+    assert x is not None
+    spread = net.insert_after(y, "DepthToSpace")
+    spread.attributes["blocksize"] = ir.AttrInt64("blocksize", size)
+    node.op_type = "Conv"
+    node.attributes.clear()
+    batch, _, *places = (n if isinstance(n, int) else None for n in net.shape(x))
+    y.shape, y.type = ir.Shape([batch, weight_shape(net, node, 1)[0], *places]), ir.TensorType(net.float_type(x))
 
 
 def pads(node: ir.Node, kernel: tuple[int, ...]) -> bool:

@@ -26,7 +26,7 @@ from .read import composites, is_bias, masked_attention, read
 from .spell import respell, spelled
 from .successive import merge_successive
 
-AGGRESSIVE = frozenset({"F2c", "F2d", "F2e", "N4", "N5", "R3"})  # they add to the model, and are off by default
+AGGRESSIVE = frozenset({"F2c", "F2d", "F2e", "F7b", "N4", "N5", "R3"})  # they add to the model, and are off by default
 RULES = frozenset(rule.name for table in (BACKWARD, FORWARD) for rules in table.values() for rule in rules) | {
     "F2b", "N1", "N2", "N3", "N6", "N7", "P1", "R1", "R2", "S1", "S2", "X1",
 } | AGGRESSIVE  # fmt: skip

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from ..fold._scale import Part, multiply, rounded_once
 from .affine import Array, Overflows, Refused
 from .constants import Evaluated
 from .net import Net, numpy_type, title
@@ -32,14 +33,24 @@ class Scaled(NamedTuple):
         return np.asarray(self.raw(), np.float64) * self.factors
 
     def rounded(self, dtype: np.dtype[Any]) -> Evaluated:
-        """In blocks of rows: no more than one block is in float64 at a time, and and a private copy is written over."""
+        """A private copy is written over.  In C where the factors are those of one axis; else in blocks of rows, no
+        more than one of which is in float64 at a time."""
         raw = self.raw()
-        factors = np.broadcast_to(self.factors, raw.shape)
+        if not raw.ndim:
+            return np.asarray(self.exact(), dtype)
         result = raw if raw.flags.writeable and raw.dtype == dtype else np.empty(raw.shape, dtype)
-        rows = max(1, BLOCK // max(1, raw.size // max(1, len(raw)))) if raw.ndim else 1
-        for k in range(0, len(raw) if raw.ndim else 0, rows):
-            result[k : k + rows] = np.asarray(raw[k : k + rows], np.float64) * factors[k : k + rows]
-        return result if raw.ndim else np.asarray(self.exact(), dtype)
+        factors = np.broadcast_to(self.factors, raw.shape)
+        axes = [k for k, step in enumerate(factors.strides) if step]
+        if len(axes) <= 1 and raw.dtype == dtype and raw.size:
+            axis = axes[0] if axes else 0
+            vector = factors[tuple(slice(None) if k == axis else 0 for k in range(raw.ndim))]
+            multiply(Part(raw, result, vector, axis))
+            return result
+        rows = max(1, BLOCK // max(1, raw.size // max(1, len(raw))))
+        for k in range(0, len(raw), rows):
+            exact = np.asarray(raw[k : k + rows], np.float64) * factors[k : k + rows]
+            result[k : k + rows] = rounded_once(exact, dtype)
+        return result
 
 
 def scaled_constant(net: Net, weight: ir.Value, factors: Array, dtype: ir.DataType) -> ir.Value:
@@ -97,7 +108,7 @@ def lazy_constant(
 
 def rounded(exact: Evaluated, dtype: ir.DataType) -> Evaluated:
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(exact.astype(numpy_type(dtype)))
+        return np.ascontiguousarray(rounded_once(np.asarray(exact, np.float64), numpy_type(dtype)))
 
 
 def check_range(exact: Evaluated, factors: Array, dtype: ir.DataType, what: str, axis: int | None) -> None:

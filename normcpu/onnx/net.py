@@ -49,6 +49,7 @@ class Net:
             for value in node.outputs:
                 if value.name not in self.inferred and value.shape is None:
                     self.types[value] = self.dtype(value)
+                if _unsure(self._told(value)):
                     with suppress(Refused):
                         self.shape(value)
 
@@ -83,15 +84,12 @@ class Net:
 
     def shape(self, value: ir.Value) -> list[Dim]:
         """Sizes, and for each unknown one a name of its own."""
-        known: Any = value.shape
-        dims: list[Any] | None = list(known) if known is not None else self.shapes.get(value)
-        if dims is None:
-            dims = self.inferred.get(value.name or "", (0, None))[1]
+        dims = self._told(value)
         node = value.producer()
-        if dims is None and node is not None and value.index() == 0:
+        if _unsure(dims) and node is not None and value.index() == 0:
             if value not in self.shapes:
                 self.shapes[value] = shape_of(self, node, value.name or "")
-            dims = self.shapes[value]
+            dims = _surer(dims, self.shapes[value])
         if dims is None and (constant := self.constants.value(value)) is not None:
             return list(constant.shape)
         if dims is None:
@@ -101,6 +99,13 @@ class Net:
             d if isinstance(d, int) and 0 <= d <= LARGEST else _symbol(d) or f"{k}@{value.name}"
             for k, d in enumerate(dims)
         ]
+
+    def _told(self, value: ir.Value) -> list[Any] | None:
+        """The sizes that the model declares, or ONNX infers."""
+        known: Any = value.shape
+        if known is not None:
+            return list(known)
+        return self.inferred.get(value.name or "", (0, None))[1]
 
     def rank(self, value: ir.Value) -> int:
         return len(self.shape(value))
@@ -276,8 +281,16 @@ def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
 
 
-def _size_or_name(dim: Any, unknown: str) -> Dim:
-    return dim if isinstance(dim, int) and 0 <= dim <= LARGEST else _symbol(dim) or unknown
+def _unsure(told: list[Any] | None) -> bool:
+    """Whether there is more to find out than the size of a batch."""
+    return told is None or any(not isinstance(d, int) for d in told[1:])
+
+
+def _surer(told: list[Any] | None, found: list[Dim] | None) -> list[Any] | None:
+    """Sizes that were found out in place of those that inference does not know."""
+    if told is None or found is None or len(told) != len(found):
+        return told if told is not None else found
+    return [f if isinstance(f, int) and not isinstance(t, int) else t for t, f in zip(told, found, strict=True)]
 
 
 def _symbol(dim: Any) -> str | None:

@@ -2,7 +2,9 @@
 """A shift into a convolution that pads with zeros (F2): three ways, each of which adds something to the model.
 
 The zeros stand where s x + t would be t, so the shift is missing at the border.  None of the three is used unless
-asked for; without them the shift stays in front.
+asked for; without them the shift stays in front.  In ONNX Runtime (1.31, one thread, a BatchNorm in front of a 3x3
+convolution of 64 to 256 channels) the map costs 2 to 5 %, the channel of ones 20 %, for its channels are no longer
+blocks of 16; a Pad in place of (x - 0.5) / 0.5 in front of an image's first convolution saves 5 %.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def reduce_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> P
 
 def _is_mean(net: Net, node: ir.Node, axes: set[int], affine: Affine) -> bool:
     """sum(x) / n = mean(x), n as exactly as its type has it."""
-    if node.op_type != "ReduceSum" or affine.axes or not affine.keeps_zero or net.opset < 11:
+    if node.op_type != "ReduceSum" or not axes or affine.axes or not affine.keeps_zero or net.opset < 11:
         return False
     sizes = [net.shape(node.inputs[0] or node.outputs[0])[k] for k in axes]
     count = int(np.prod([n for n in sizes if isinstance(n, int)]))

@@ -14,10 +14,10 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from .constants import Evaluated, integer, ints, is_float
+from .constants import Evaluated, dequantize, integer, ints, is_float
 from .net import Net, title
 
-Reader: TypeAlias = Callable[[], Evaluated]
+Reader: TypeAlias = Callable[[], Evaluated | None]
 
 MOVES = ("Identity", "Cast", "Transpose")  # what exporters leave between a weight and its reader
 DEEPEST = 8
@@ -74,7 +74,7 @@ class Watched:
 
 
 def _reader(value: ir.Value, depth: int = 0) -> Reader | None:
-    """How to read a constant once the graph has another in its place; None where it is none, or of integers."""
+    """How to read a constant once the graph has another in its place; None where it is none."""
     if value.is_initializer():
         return None if value.const_value is None else value.const_value.numpy
     node = value.producer()
@@ -82,19 +82,40 @@ def _reader(value: ir.Value, depth: int = 0) -> Reader | None:
         return None
     if node.op_type == "Constant" and "value" in node.attributes:
         return node.attributes["value"].as_tensor().numpy
+    if node.op_type == "DequantizeLinear":
+        return _dequantized(node, depth)
     first = node.inputs[0] if node.op_type in MOVES and depth < DEEPEST else None
     before = None if first is None else _reader(first, depth + 1)
     if before is None or node.op_type != "Transpose":
         return before
     order, read = ints(node, "perm"), before
-    return lambda: np.transpose(read(), order)
+
+    def transposed() -> Evaluated | None:
+        made = read()
+        return None if made is None else np.transpose(made, order)
+
+    return transposed
+
+
+def _dequantized(node: ir.Node, depth: int) -> Reader | None:
+    """The reals that integers and scales stand for, in float32."""
+    parts = [None if value is None else _reader(value, depth + 1) for value in node.inputs]
+    if any(part is None and value is not None for part, value in zip(parts, node.inputs, strict=True)):
+        return None
+    readers = [part for part in parts if part is not None]
+
+    def dequantized() -> Evaluated | None:
+        q, scale, zero = ([*(read() for read in readers), None])[:3]
+        return None if q is None or scale is None else dequantize(node, q, scale, zero, np.float32)
+
+    return dequantized
 
 
 def _magnitudes(node: ir.Node, index: int, reader: Reader | None) -> list[float] | None:
     if reader is None:
         return None
     weight = reader()
-    if not is_float(weight.dtype) or weight.ndim < 2 or not weight.size:
+    if weight is None or not is_float(weight.dtype) or weight.ndim < 2 or not weight.size:
         return None
     view, others = _all_but_output_channels(node, index, weight)
     largest = np.maximum(view.max(axis=others), -view.min(axis=others))  # np.abs would copy it

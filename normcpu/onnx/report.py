@@ -90,6 +90,7 @@ class Report:
             lines.append(
                 f"{verdict}: largest error {v.worst:.1e} of at most {bound:.1e} ({v.runtime}; against {v.reference})"
             )
+            lines += [f"top-1 agreement of {o.name}: {o.same}" for o in v.outputs if o.same]
         else:
             lines.append(f"not verified: {self.not_verified or 'not asked for'}")
         if self.latency:

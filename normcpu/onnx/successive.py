@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ..fold import pointwise_then_conv
 from .affine import Array, Refused
-from .constants import integer, ints
+from .constants import integer, ints, text
 from .conv import pads
 from .exact import not_worth_a_copy
 from .net import Net, title
@@ -85,14 +85,20 @@ def _merge(net: Net, pair: Pair) -> int:
         if is_quantised(weight):
             raise Refused(f"Conv {title(node)} has an int8 weight")
     first, second = pair.first, pair.second
+    steps = ints(second, "strides") or [1]
+    if (
+        not pair.pointwise
+        and any(n > 1 for n in steps)
+        and text(first, "auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+    ):
+        raise Refused(f"Conv {title(first)} pads by its stride, which would be another")
     w1, b1, w2, b2 = (constant_input(net, n, k) for n in (first, second) for k in (1, 2))
     assert w1 is not None
     assert w2 is not None
     if pair.pointwise and b1 is not None and b1.any() and pads(second, w2.shape[2:]):
         raise Refused(f"Conv {title(second)} pads with zeros, which the bias of Conv {title(first)} must not reach")
     made, bias = pointwise_then_conv(w1, b1, w2, b2) if pair.pointwise else _conv_then_pointwise(w1, b1, w2, b2)
-    stepped = int(np.prod(ints(second, "strides") or [1]))
-    times = [stepped * w1.size + w2.size, made.size]
+    times = [int(np.prod(steps)) * w1.size + w2.size, made.size]
     if times[1] > times[0]:
         raise Refused(f"one convolution would take {times[1]} multiplications at each place, both take {times[0]}")
     dtype = net.float_type(second.inputs[1])

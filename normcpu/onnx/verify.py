@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -34,10 +35,20 @@ class OutputError:
     error: float  # max |got - reference| / max |reference|
     own: float  # the same of the unfolded model
     bound: float
+    ulp: tuple[float, float] | None = None  # of single elements: the median and the largest, in units in the last place
+    top_1: float | None = None  # part of the rows whose largest element is the same one, where there are rows of scores
 
     @property
     def passed(self) -> bool:
         return self.error <= self.bound
+
+    @property
+    def ulps(self) -> list[str]:
+        return ["", ""] if self.ulp is None else [f"{u:.3g}" for u in self.ulp]
+
+    @property
+    def same(self) -> str:
+        return "" if self.top_1 is None else f"{100 * self.top_1:.4g} %"
 
 
 @dataclass
@@ -59,11 +70,12 @@ class Verification:
         from tabulate import tabulate
 
         rows = [
-            [o.name, f"{o.error:.2e}", f"{o.own:.2e}", f"{o.bound:.2e}", "ok" if o.passed else "WORSE"]
+            [o.name, f"{o.error:.2e}", f"{o.own:.2e}", f"{o.bound:.2e}", *o.ulps, o.same, "ok" if o.passed else "WORSE"]
             for o in self.outputs
         ]
-        head = ["output", "error", "original's own", "bound", ""]
-        told = f"both ran in {self.runtime}; errors are relative to the largest value, against {self.reference}"
+        head = ["output", "error", "original's own", "bound", "ulp, median", "ulp, largest", "top-1", ""]
+        told = f"both ran in {self.runtime}; errors are relative to the largest value, against {self.reference};\n"
+        told += "ulp are of single elements; top-1 is how many rows have their largest element in the same place"
         return f"{tabulate(rows, head, 'simple', disable_numparse=True)}\n\n{told}"
 
 
@@ -96,10 +108,12 @@ class Reference:
             errors = _errors(got, self.expected)
         except CannotRun as problem:
             return Verification([OutputError(f"does not run: {problem}", np.inf, 0.0, 0.0)], self.runtime, self.kind)
-        made = []
+        made: list[OutputError] = []
         for name, e, own, y in zip(self.names, errors, self.own, self.unfolded[0], strict=True):
             slack = self.slack if is_float(np.asarray(y).dtype) else INTEGER_SLACK
-            made.append(OutputError(name, e, own, TIMES_OWN_ERROR * own + slack))
+            k = len(made)
+            pairs = [(np.asarray(ys[k]), np.asarray(rs[k])) for ys, rs in zip(got, self.expected, strict=True)]
+            made.append(OutputError(name, e, own, TIMES_OWN_ERROR * own + slack, _ulps(pairs), _top_1(pairs)))
         return Verification(made, self.runtime, self.kind)
 
 
@@ -125,6 +139,34 @@ def _error(y: np.ndarray[Any, Any], r: np.ndarray[Any, Any]) -> float:
     if not finite.any():
         return 0.0
     return float(np.abs(y[finite] - r[finite]).max() / (np.abs(r[finite]).max() or 1.0))
+
+
+Pairs: TypeAlias = Sequence[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]  # of one output: got, expected
+
+
+def _ulps(pairs: Pairs) -> tuple[float, float] | None:
+    """|y - r| in units in the last place of each r, in the type of y: median and largest over the finite elements."""
+    found = []
+    for y, r in pairs:
+        if y.shape != r.shape or not (is_float(y.dtype) and is_float(r.dtype)):
+            return None
+        limits = ml_dtypes.finfo(y.dtype)
+        wide, exact = y.astype(np.float64), r.astype(np.float64)
+        finite = np.isfinite(wide) & np.isfinite(exact)
+        wide, exact = wide[finite], exact[finite]
+        _, exponent = np.frexp(np.maximum(np.abs(exact), float(limits.tiny)))
+        found.append(np.abs(wide - exact) / np.ldexp(float(limits.eps), exponent - 1))
+    every = np.concatenate(found) if found else np.empty(0)
+    return (float(np.median(every)), float(every.max())) if every.size else None
+
+
+def _top_1(pairs: Pairs) -> float | None:
+    """Of scores, (n, classes) or (n, t, classes): rows whose largest element is where the reference has it."""
+    if any(r.ndim not in (2, 3) or r.shape[-1] < 2 or y.shape != r.shape or not is_float(r.dtype) for y, r in pairs):
+        return None
+    same = [(y.argmax(-1) == r.argmax(-1)).ravel() for y, r in pairs]
+    every = np.concatenate(same) if same else np.empty(0)
+    return float(every.mean()) if every.size else None
 
 
 def _types(model: onnx.ModelProto) -> set[ir.DataType]:
