@@ -71,6 +71,20 @@ def test_damaged_models() -> None:
     assert min(read, refused) > 1000
 
 
+def test_a_loop_without_end_is_not_waited_for(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer("onnxruntime")
+    from normcpu.onnx import run
+
+    monkeypatch.setattr(run, "LONGEST", 0.5)
+    case = next(c for c in FOLDED if "Loop" in c.body)
+    proto = build(case)
+    count = next(n for n in proto.graph.node if n.op_type == "Constant" and n.attribute[0].name == "value_int")
+    count.attribute[0].i = 1 << 62
+    _, report = tools.fold(proto)
+    assert "cannot be run here" in report.not_verified
+    assert report.folded
+
+
 # ---- External data -----------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,9 @@ from .valid import ModelError
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 Outputs = list[np.ndarray[Any, Any]]
 SIZES = (2, 8, 32, 64, 16, 4, 224, 1)  # tried in turn for axes of unknown size, until the original runs
+
+
+LONGEST = 600  # seconds for one run: a file may ask for a loop of 2^62 rounds
 
 
 class CannotRun(Exception):
@@ -40,11 +44,24 @@ def run(model: onnx.ModelProto | str, feeds: Feeds) -> tuple[Outputs, str]:
         source = model if isinstance(model, str) else model.SerializeToString()
         session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         wanted = {i.name for i in (*session.get_inputs(), *session.get_overridable_initializers())}
-        return session.run(None, {k: v for k, v in feeds.items() if k in wanted}), "onnxruntime"
+        return _in_time(session, {k: v for k, v in feeds.items() if k in wanted}), "onnxruntime"
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
         if "NOT_IMPLEMENTED" in str(error) and not isinstance(model, str):
             return evaluate(model, feeds), "onnx.reference"
         raise CannotRun(str(error).strip().splitlines()[0][:300]) from error
+
+
+def _in_time(session: Any, feeds: Feeds) -> Outputs:
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    alarm = threading.Timer(LONGEST, lambda: setattr(options, "terminate", True))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        return list(session.run(None, feeds, options))
+    finally:
+        alarm.cancel()
 
 
 def evaluate(model: onnx.ModelProto, feeds: Feeds) -> Outputs:
