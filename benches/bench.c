@@ -176,6 +176,9 @@ static void solve(bench_problem *p, size_t room, double seconds, const char *ops
     for (int i = 0; i < 4; i++) p->moments[i] = calloc((size_t)p->c, sizeof(double));
     p->batch_mean = calloc((size_t)p->c, sizeof(double));
     p->batch_var = calloc((size_t)p->c, sizeof(double));
+    p->row_mean = calloc((size_t)p->n, sizeof(double));
+    p->row_var = calloc((size_t)p->n, sizeof(double));
+    for (ptrdiff_t i = 0; i < p->n; i++) p->row_mean[i] = 0.1, p->row_var[i] = 1.3;
 
     bench_list all = {.count = 0}, list = {.count = 0};
     bench_enter_limits(&all, p);
@@ -196,7 +199,7 @@ static void solve(bench_problem *p, size_t room, double seconds, const char *ops
     for (int i = 0; i < all.count; i++) all.entry[i].release(all.entry[i].context);
     for (int i = 0; i < 6; i++) free(*parameters[i]);
     for (int i = 0; i < 4; i++) free(p->moments[i]);
-    free(p->batch_mean), free(p->batch_var);
+    free(p->batch_mean), free(p->batch_var), free(p->row_mean), free(p->row_var);
 }
 
 int main(int argc, char **argv)
@@ -211,6 +214,8 @@ int main(int argc, char **argv)
 #endif
     ncpu_set_threading(p.threading);
     ncpu_set_num_threads(p.threads);
+    void *volatile large = malloc(24 << 20); /* until the first of its kind, glibc returns scratch to the system each time */
+    free(large);
     void **buffers[] = {&p.x, &p.y, &p.dy, &p.dx};
     for (int i = 0; i < 4; i++) *buffers[i] = buffer(i);
     printf("{\"who\": \"machine\", \"isa\": \"%s\", \"threading\": \"%s\"}\n", ncpu_isa(),

@@ -28,6 +28,7 @@ typedef struct {
     void *x, *y, *dy, *dx;
     void *mean, *var, *weight, *bias, *dweight, *dbias; /* real (c) */
     double *batch_mean, *batch_var, *moments[4];        /* (c) each */
+    double *row_mean, *row_var;                         /* (n) */
 } bench_problem;
 
 /* op: what is computed; layout: how the array lies; run(context) does it once. */

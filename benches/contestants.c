@@ -156,6 +156,52 @@ static ncpu_status scale_axis(view *v)
     return ncpu_scale_axis(&x, 1, p->batch_var, &y, p->moments[0]);
 }
 
+/* ---- Rows: problems of two axes, normalized over the second ---- */
+
+static const uint8_t LAST[2] = {0, 1};
+
+static ncpu_status layer_norm(view *v)
+{
+    const bench_problem *p = v->p;
+    const ncpu_row_norm norm = {.axes = LAST, .weight = p->weight, .bias = p->bias, .eps = EPS};
+    ncpu_array x = array(v, p->x), y = array(v, p->y);
+    return ncpu_layer_norm(&x, &norm, NULL, NULL, NULL, NULL, &y, NULL, NULL);
+}
+
+static ncpu_status rms_norm(view *v)
+{
+    const bench_problem *p = v->p;
+    const ncpu_row_norm norm = {.axes = LAST, .rms = 1, .weight = p->weight, .eps = EPS};
+    ncpu_array x = array(v, p->x), y = array(v, p->y);
+    return ncpu_layer_norm(&x, &norm, NULL, NULL, NULL, NULL, &y, NULL, NULL);
+}
+
+static ncpu_status add_layer_norm(view *v)
+{
+    const bench_problem *p = v->p;
+    const ncpu_row_norm norm = {.axes = LAST, .weight = p->weight, .bias = p->bias, .eps = EPS};
+    ncpu_array x = array(v, p->x), added = array(v, p->dy), sum = array(v, p->dx), y = array(v, p->y);
+    return ncpu_layer_norm(&x, &norm, &added, &sum, NULL, NULL, &y, NULL, NULL);
+}
+
+static ncpu_status layer_norm_int8(view *v)
+{
+    const bench_problem *p = v->p;
+    const ncpu_row_norm norm = {.axes = LAST, .weight = p->weight, .bias = p->bias, .eps = EPS};
+    const ncpu_quantization quantization = {.scale = 0.02f, .zero_point = 3};
+    const ptrdiff_t strides[2] = {p->c, 1};
+    ncpu_array x = array(v, p->x), y = {p->y, NCPU_I8, 2, p->shape, strides};
+    return ncpu_layer_norm(&x, &norm, NULL, NULL, NULL, &quantization, &y, NULL, NULL);
+}
+
+static ncpu_status layer_norm_backward(view *v)
+{
+    const bench_problem *p = v->p;
+    const ncpu_row_norm norm = {.axes = LAST, .weight = p->weight, .eps = EPS};
+    ncpu_array x = array(v, p->x), dy = array(v, p->dy), dx = array(v, p->dx);
+    return ncpu_layer_norm_backward(&dy, &x, &norm, p->row_mean, p->row_var, NULL, &dx, p->dweight, p->dbias);
+}
+
 static void run_view(void *context)
 {
     view *v = context;
@@ -168,17 +214,25 @@ void bench_enter_normcpu(bench_list *list, const bench_problem *p)
     static const struct {
         const char *op;
         ncpu_status (*call)(view *);
+        int rows; /* of two axes alone */
     } OPS[] = {
-        {"eval", eval},
-        {"train", train}, /* leaves the statistics that backward takes */
-        {"backward", backward},
-        {"moments", moments},
-        {"scale_shift", scale_shift},
-        {"scale_axis", scale_axis},
+        {"eval", eval, 0},
+        {"train", train, 0}, /* leaves the statistics that backward takes */
+        {"backward", backward, 0},
+        {"moments", moments, 0},
+        {"scale_shift", scale_shift, 0},
+        {"scale_axis", scale_axis, 0},
+        {"layer_norm", layer_norm, 1},
+        {"rms_norm", rms_norm, 1},
+        {"add_layer_norm", add_layer_norm, 1},
+        {"layer_norm int8", layer_norm_int8, 1},
+        {"layer_norm backward", layer_norm_backward, 1},
     };
     static const ptrdiff_t SIZES[] = {4, 8, 2, 2};
     for (int last = 0; last <= (p->s > 1); last++)
         for (size_t i = 0; i < sizeof OPS / sizeof *OPS; i++) {
+            if (OPS[i].rows && (p->ndim != 2 || last)) continue;
+            if (OPS[i].call == layer_norm_int8 && p->dtype == NCPU_F64) continue;
             view v = {.p = p, .call = OPS[i].call};
             v.running = (ncpu_running){.mean = p->mean, .var = p->var, .momentum = 0.1};
             ptrdiff_t stride = SIZES[p->dtype] * (last ? p->c : 1);

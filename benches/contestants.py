@@ -74,6 +74,32 @@ class Normcpu(Laid):
         factors = p.weight.astype("f8")
         return lambda: normcpu.fold.scale_axis(x, factors, 1, out=y)
 
+    def layer_norm(self, p):
+        x, _, y = self.arrays(p)
+        return lambda: normcpu.layer_norm(x, x.shape[1], p.weight, p.bias, EPS, out=y)
+
+    def rms_norm(self, p):
+        x, _, y = self.arrays(p)
+        return lambda: normcpu.rms_norm(x, x.shape[1], p.weight, EPS, out=y)
+
+    def add_layer_norm(self, p):
+        x, added, y = self.arrays(p)
+        total = np.empty_like(x)
+        return lambda: normcpu.add_layer_norm(x, added, x.shape[1], p.weight, p.bias, EPS, out=y, out_sum=total)
+
+    def layer_norm_int8(self, p):
+        x, _, _ = self.arrays(p)
+        if p.dtype == "f64":
+            pytest.skip("doubles are not quantized")
+        y, how = np.empty(x.shape, np.int8), normcpu.Quantization(0.02, 3)
+        return lambda: normcpu.layer_norm(x, x.shape[1], p.weight, p.bias, EPS, quantize=how, out=y)
+
+    def layer_norm_backward(self, p):
+        x, dy, dx = self.arrays(p)
+        stats = normcpu.layer_norm(x, x.shape[1], eps=EPS, return_stats=True)
+        arguments = dy, x, stats.mean, stats.var, x.shape[1], p.weight, EPS
+        return lambda: normcpu.layer_norm_backward(*arguments, out=dx)
+
 
 class Torch(Laid):
     def arrays(self, p):
@@ -109,8 +135,93 @@ class Torch(Laid):
         call = torch.ops.aten.native_batch_norm_backward
         return lambda: call(dy, x, weight, *running, mean, inv, True, EPS, [True, True, True])
 
+    def rows(self, p):
+        """x, dy, y, the extents of a row, weight and bias: of x's dtype, as torch wants them."""
+        import torch
+
+        x, dy, y = self.arrays(p)
+        weight, bias = (torch.from_numpy(a).to(x.dtype) for a in (p.weight, p.bias))
+        return x, dy, y, (p.shape[1],), weight, bias
+
+    def layer_norm(self, p):
+        x, _, y, shape, weight, bias = self.rows(p)
+        import torch
+
+        stats = torch.empty(p.shape[0], 1), torch.empty(p.shape[0], 1)
+        if p.dtype != "f32":
+            return lambda: torch.nn.functional.layer_norm(x, shape, weight, bias, EPS)
+        return lambda: torch.ops.aten.native_layer_norm.out(
+            x, shape, weight, bias, EPS, out0=y, out1=stats[0], out2=stats[1]
+        )
+
+    def rms_norm(self, p):
+        x, _, _, shape, weight, _ = self.rows(p)
+        import torch
+
+        return lambda: torch.nn.functional.rms_norm(x, shape, weight, EPS)
+
+    def add_layer_norm(self, p):
+        x, added, _, shape, weight, bias = self.rows(p)
+        import torch
+
+        total = torch.empty_like(x)
+        return lambda: torch.nn.functional.layer_norm(torch.add(x, added, out=total), shape, weight, bias, EPS)
+
+    def layer_norm_int8(self, p):
+        x, _, _, shape, weight, bias = self.rows(p)
+        import torch
+
+        if p.dtype != "f32":
+            pytest.skip("quantize_per_tensor takes float32")
+        norm = torch.nn.functional.layer_norm
+        return lambda: torch.quantize_per_tensor(norm(x, shape, weight, bias, EPS), 0.02, 3, torch.qint8)
+
+    def layer_norm_backward(self, p):
+        x, dy, _, shape, weight, bias = self.rows(p)
+        import torch
+
+        _, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, EPS)
+        call = torch.ops.aten.native_layer_norm_backward
+        return lambda: call(dy, x, shape, mean, rstd, weight, bias, [True, True, True])
+
 
 class OnnxRuntime:
+    def session(self, p, nodes, constants):
+        """A model of these nodes from X to Y, bound to the problem's arrays."""
+        ort, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+        from onnx import helper
+
+        if p.dtype != "f32":
+            pytest.skip("compared in float32")
+        kind = onnx.TensorProto.FLOAT
+        graph = helper.make_graph(
+            [helper.make_node(op, inputs, outputs, **attributes) for op, inputs, outputs, attributes in nodes],
+            "rows",
+            [helper.make_tensor_value_info("X", kind, p.shape)],
+            [helper.make_tensor_value_info("Y", kind if nodes[-1][0] != "QuantizeLinear" else onnx.TensorProto.INT8,
+                                           p.shape)],
+            [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+        )  # fmt: skip
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = normcpu.get_num_threads()
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        binding = session.io_binding()
+        binding.bind_cpu_input("X", p.x["first"])
+        y = np.empty(p.shape, np.int8) if nodes[-1][0] == "QuantizeLinear" else p.y["first"]
+        binding.bind_output("Y", "cpu", 0, y.dtype, p.shape, y.ctypes.data)
+        return lambda: (session.run_with_iobinding(binding), y)
+
+    def layer_norm(self, p):
+        node = "LayerNormalization", ["X", "W", "B"], ["Y"], {"epsilon": EPS}
+        return self.session(p, [node], {"W": p.weight, "B": p.bias})
+
+    def layer_norm_int8(self, p):
+        norm = "LayerNormalization", ["X", "W", "B"], ["N"], {"epsilon": EPS}
+        quantize = "QuantizeLinear", ["N", "S", "Z"], ["Y"], {}
+        constants = {"W": p.weight, "B": p.bias, "S": np.float32(0.02).reshape(()), "Z": np.int8(3).reshape(())}
+        return self.session(p, [norm, quantize], constants)
+
     def eval(self, p):
         ort, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
         from onnx import helper

@@ -6,6 +6,7 @@
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include <memory>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -86,6 +87,47 @@ void enter(bench_list *list, const bench_problem &p, const layout &lies, const c
     bench_enter(list, {"onednn", name, lies.name, primitive::run, made.release(), primitive::release});
 }
 
+// Layer normalization of rows, for problems of two axes.
+void enter_rows(bench_list *list, const bench_problem &p, const char *name, memory::data_type type)
+{
+    using rows_forward = dnnl::layer_normalization_forward;
+    using rows_backward = dnnl::layer_normalization_backward;
+    const memory::desc data({p.n, p.c}, type, memory::format_tag::ab);
+    const memory::desc bytes({p.n, p.c}, memory::data_type::s8, memory::format_tag::ab);
+    const memory::desc each_row({p.n}, memory::data_type::f32, memory::format_tag::a);
+    const memory::desc each_column({p.c}, memory::data_type::f32, memory::format_tag::a);
+    const memory::desc single({1}, memory::data_type::f32, memory::format_tag::a);
+    const auto affine = normalization_flags::use_scale | normalization_flags::use_shift;
+    const bool backwards = std::string(name) == "layer_norm backward", quantized = std::string(name) == "layer_norm int8";
+    auto made = std::make_unique<primitive>();
+    for (int slot : {DNNL_ARG_MEAN, DNNL_ARG_VARIANCE, DNNL_ARG_SCALE, DNNL_ARG_SHIFT, DNNL_ARG_DIFF_SCALE,
+                     DNNL_ARG_DIFF_SHIFT, DNNL_ARG_ATTR_SCALES | DNNL_ARG_DST}) {
+        const bool statistic = slot == DNNL_ARG_MEAN || slot == DNNL_ARG_VARIANCE;
+        const bool scale = slot == (DNNL_ARG_ATTR_SCALES | DNNL_ARG_DST);
+        if (statistic && !backwards) continue;
+        if (scale && !quantized) continue;
+        memory values(statistic ? each_row : scale ? single : each_column, cpu());
+        auto *at = static_cast<float *>(values.get_data_handle());
+        for (ptrdiff_t i = 0; i < (statistic ? p.n : scale ? 1 : p.c); i++)
+            at[i] = slot == DNNL_ARG_VARIANCE ? 1.3f : scale ? 0.02f : 0.7f;
+        made->arguments.emplace(slot, values);
+    }
+    made->arguments.emplace(DNNL_ARG_SRC, memory(data, cpu(), p.x));
+    if (!backwards) {
+        dnnl::primitive_attr attr;
+        if (quantized) attr.set_scales_mask(DNNL_ARG_DST, 0);
+        made->op = rows_forward({cpu(), prop_kind::forward_inference, data, quantized ? bytes : data, EPS, affine, attr});
+        made->arguments.emplace(DNNL_ARG_DST, memory(quantized ? bytes : data, cpu(), p.y));
+    } else {
+        const rows_forward::primitive_desc train(cpu(), prop_kind::forward_training, data, data, EPS, affine);
+        made->op = rows_backward({cpu(), prop_kind::backward, data, data, data, EPS, affine, train});
+        made->arguments.erase(DNNL_ARG_SHIFT);
+        made->arguments.emplace(DNNL_ARG_DIFF_DST, memory(data, cpu(), p.dy));
+        made->arguments.emplace(DNNL_ARG_DIFF_SRC, memory(data, cpu(), p.dx));
+    }
+    bench_enter(list, {"onednn", name, "first", primitive::run, made.release(), primitive::release});
+}
+
 } // namespace
 
 extern "C" void bench_enter_onednn(bench_list *list, const bench_problem *p)
@@ -99,4 +141,9 @@ extern "C" void bench_enter_onednn(bench_list *list, const bench_problem *p)
             } catch (const dnnl::error &) {
                 // not on this CPU, or not for this dtype: absent from the table
             }
+    for (const char *name : {"layer_norm", "layer_norm int8", "layer_norm backward"})
+        try {
+            if (p->ndim == 2) enter_rows(list, *p, name, TYPES[p->dtype]);
+        } catch (const dnnl::error &) {
+        }
 }

@@ -55,6 +55,16 @@ CORNERS = [
 ]
 
 
+# (rows, width) of layer normalization: one token, BERT-base and Llama-2-7B prompts, heads, and the widths between.
+# https://arxiv.org/abs/1810.04805, https://arxiv.org/abs/2307.09288
+ROWS = [
+    Shape("token", (1, 64)), Shape("token", (1, 4096)),
+    Shape("prompt", (128, 768)), Shape("prompt", (512, 4096)), Shape("prompt", (2048, 8192)),
+    Shape("heads", (2048, 64)), Shape("heads", (262144, 64)),
+    Shape("wide", (256, 16384)),
+]  # fmt: skip
+
+
 def _distinct():
     shapes = {}
     for source, layers in NETWORKS.items():
@@ -89,6 +99,7 @@ DTYPE_TABLE = [shape for shape in ALL
 def select(smoke=False, everything=False, text=""):
     """The (shape, dtype) pairs of a run; text: keep those whose 'source shape dtype' contains it."""
     shapes = SMOKE if smoke else ALL if everything else TABLE
-    halves = [] if smoke else DTYPE_TABLE
+    shapes = shapes + (ROWS[1:3] if smoke else ROWS)
+    halves = [] if smoke else DTYPE_TABLE + ROWS[1:4]
     pairs = [(shape, "f32") for shape in shapes] + [(s, d) for d in DTYPES[1:] for s in halves]
     return [(s, d) for s, d in pairs if text in f"{s.source} {s} {d}"]

@@ -16,7 +16,15 @@ L1 = _cache(0, 32 << 10)
 L2 = _cache(2, 1 << 20)
 SIZES = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2}
 
-PEERS = ("onednn nhwc", "onednn nChw16c", "torch first", "torch last", "onnxruntime first", "numpy first")
+PEERS = (
+    "onednn nhwc",
+    "onednn nChw16c",
+    "onednn first",
+    "torch first",
+    "torch last",
+    "onnxruntime first",
+    "numpy first",
+)
 
 
 class Row(NamedTuple):
@@ -51,7 +59,9 @@ class Row(NamedTuple):
         return PASSES[self.op] * self.bytes / self.seconds * 1e-9
 
 
-PASSES = {"eval": 2, "scale_shift": 2, "train": 2, "backward": 3, "moments": 1, "scale_axis": 2}
+PASSES = {"eval": 2, "scale_shift": 2, "train": 2, "backward": 3, "moments": 1, "scale_axis": 2,
+          "layer_norm": 2, "rms_norm": 2, "add_layer_norm": 4, "layer_norm int8": 1.25,
+          "layer_norm backward": 3}  # fmt: skip
 
 
 def limit_loops(op, layout, shape, dtype):
@@ -60,14 +70,33 @@ def limit_loops(op, layout, shape, dtype):
     A gradient needs both arrays twice: from memory, unless those of a channel (channels-last: of all, since a
     cache line has many channels) are still in L2 the second time.
     """
+    if op in ("add_layer_norm", "layer_norm backward"):
+        return ("triad",) if op == "layer_norm backward" else ("copy", "copy")
     if op != "backward":
         return ("read",) if op == "moments" else ("copy",)
     elements = math.prod(shape) // (shape[1] if layout == "first" else 1)
     return ("triad",) if 2 * elements * SIZES[dtype] <= L2 else ("read2", "triad")
 
 
+def short_rows(row):
+    """Targets of normalized rows: most in memory, less in a core's own cache, where calls and sums show."""
+    width, half = row.shape[1], row.dtype in ("f16", "bf16")
+    if row.op in ("layer_norm", "rms_norm") and 2 * row.bytes > L1:
+        wanted = 80 if 2 * row.bytes > 16 * L2 else 60 if 768 <= width <= 8192 else 35
+        wanted *= 0.65 if half else 1
+        yield f"{wanted:.0f} % of the limit", wanted / row.percent
+    if row.op == "layer_norm backward" and 2 * row.bytes > L1:
+        yield "70 % of the limit", 70 / row.percent
+    if row.faster:
+        peer = min(row.faster, key=row.faster.get)
+        yield peer, 1 / row.faster[peer]
+
+
 def short(row):
     """Yields (what is wanted, by how much it is missed: 1.1 is 10 % too slow)."""
+    if "norm" in row.op:
+        yield from short_rows(row)
+        return
     c = row.shape[1]
     channel = row.bytes // c
     in_memory_or_cache = 2 * row.bytes > L1  # below, calls cost more than bytes

@@ -137,12 +137,101 @@ ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, 
                                      const uint8_t *mask, const ncpu_array *dx, const ncpu_array *dresidual,
                                      void *dweight, void *dbias);
 
+/* ---- Statistics of each sample ---- */
+
+/* Whose statistics x (n, ...) is normalized with: axis 0 counts the samples, and the elements of c / count neighbouring
+ * channels of a sample share theirs.  count = c is instance normalization, and so, of a batch (n, b, c, ...) cut into n
+ * parts, ghost batch normalization; one sample (1, n, c, ...) is batch normalization. */
+typedef struct {
+    size_t count;         /* of groups in a sample; divides c */
+    int given;            /* 1: mean and var are IN, whatever they are statistics of; 0: OUT, those of x, var biased */
+    double *mean, *var;   /* (n, count); OUT: mean 0 and var NaN where a group has no element */
+    const uint8_t *valid; /* NULL, or (n, positions): 1 where a position's elements have a say in the statistics, else 0;
+                             positions of a sample are counted in row-major order over all its axes but the channels' */
+} ncpu_groups;
+
+/* y = act((x - mean) * weight / sqrt(var + eps) + bias + residual), mean and var of the element's sample and group.
+ * https://arxiv.org/abs/1803.08494, https://arxiv.org/abs/1607.08022, https://arxiv.org/abs/1705.08741
+ *
+ * x, y: as for ncpu_batch_norm, in place included; at least 2 axes, of which the channels' is not the first.  weight,
+ * bias: real (c), or NULL for ones and zeros.  A sample's bits do not depend on the other samples or their number.
+ * epilogue: the bits of its mask are those of each sample's view, one sample after the other; the view is that of x
+ * without its first axis. */
+ncpu_status ncpu_group_norm(const ncpu_array *x, int channel_axis, const ncpu_groups *groups, const void *weight,
+                            const void *bias, double eps, const ncpu_epilogue *epilogue, const ncpu_array *y);
+
+/* Its gradients.  With inv = 1/sqrt(var + eps), g = dy where the forward's relu passed, else 0, and sums and the count
+ * of elements that have a say over the element's sample and group:
+ *
+ *     dbias = sum of g over samples and positions      dweight = that of g * (x - mean) * inv      dresidual = g
+ *     dx = inv * (g * weight - sum(g * weight)/count - (x - mean) * inv^2 * sum(g * weight * (x - mean))/count)
+ *
+ * and dx = inv * weight * g for elements that have none.  groups: as the forward's, mean and var IN; with `given` dx is
+ * inv * weight * g everywhere.  Everything else: as for ncpu_batch_norm_backward; mask: NULL where valid is not. */
+ncpu_status ncpu_group_norm_backward(const ncpu_array *dy, const ncpu_array *x, int channel_axis,
+                                     const ncpu_groups *groups, const void *weight, double eps,
+                                     ncpu_activation activation, const ncpu_array *y, const uint8_t *mask,
+                                     const ncpu_array *dx, const ncpu_array *dresidual, void *dweight, void *dbias);
+
+/* running = (1 - momentum) * running + momentum * (mean, m2 / (count - 1)), with `biased` m2 / count: what
+ * ncpu_batch_norm_train ends in, for statistics of other origin.  mean, m2: double (c); dtype: of the data. */
+ncpu_status ncpu_update_running(size_t c, ncpu_dtype dtype, const double *mean, const double *m2, double count,
+                                ncpu_running *running);
+
 /* y = act((x - center) * scale + shift + residual), per channel: the step that every normalization ends in.
  * |error| <= 2^-23 (|x * scale| + |shift|) where center is NULL and act NONE.
  * x, y, epilogue: as for ncpu_batch_norm; x also u8 and i8, then y is f32 and no place of x's, and residual NULL.
  * center, scale, shift: real (c), or NULL (0, 1, 0). */
 ncpu_status ncpu_scale_shift(const ncpu_array *x, int channel_axis, const void *center, const void *scale,
                              const void *shift, const ncpu_epilogue *epilogue, const ncpu_array *y);
+
+/* ---- Rows: every position of some axes is normalized by itself, over the other axes --------------- */
+
+/* The normalized axes are those where axes[axis] is nonzero; `width` positions of them in row-major order make a row, and
+ * the positions of the other axes, in that order, are the `rows`.  With s = x, or x + added rounded to x's dtype:
+ *
+ *     (s - mean) / sqrt(var + eps)       mean and var (biased) of the row         https://arxiv.org/abs/1607.06450
+ *     s / sqrt(var + eps)                rms: mean 0, var = mean(s^2)             https://arxiv.org/abs/1910.07467 */
+typedef struct {
+    const uint8_t *axes; /* (ndim of x) */
+    int rms;
+    const void *weight, *bias; /* real (width), or NULL for ones and zeros */
+    int plus_one;              /* the factor is 1 + weight, rounded to real */
+    double eps;                /* at least 0 */
+} ncpu_row_norm;
+
+/* Where y is u8 or i8: y = round(v / scale) + zero_point, ties to even, within the range of y's dtype; NaN becomes its
+ * lower end.  Dynamic: of each row scale = max |v| / 127 (1 for rows of zeros), written to scales; zero_point is 0, y i8. */
+typedef struct {
+    float scale;    /* above 0 and finite */
+    int zero_point; /* a value of y's dtype */
+    float *scales;  /* (rows), OUT: dynamic; NULL: scale */
+} ncpu_quantization;
+
+/* y = act(normalized * weight + bias + residual), and sum = s: a residual connection, and the norm behind it, in one pass.
+ * A row's bits do not depend on the other rows, nor on how many there are.
+ *
+ * x: f32, f64, f16, bf16.  y: shape and dtype of x, or u8 and i8 with quantization (not of f64: UNSUPPORTED).  added, sum:
+ * shape and dtype of x, or both NULL.  y may be x, added, or the epilogue's residual; sum may be x or added; y and sum
+ * are apart.  epilogue: NULL for none; a mask is UNSUPPORTED.  mean, var: double (rows), OUT, or NULL. */
+ncpu_status ncpu_layer_norm(const ncpu_array *x, const ncpu_row_norm *norm, const ncpu_array *added,
+                            const ncpu_array *sum, const ncpu_epilogue *epilogue,
+                            const ncpu_quantization *quantization, const ncpu_array *y, double *mean, double *var);
+
+/* Its gradients where act is NONE.  With inv = 1/sqrt(var + eps), normal = (s - mean) * inv and g = dy * factor, of each
+ * row:
+ *
+ *     dx = inv * (g - mean(g) - normal * mean(g * normal)) + dsum         (rms: without mean(g))
+ *     dweight = sum(dy * normal)      dbias = sum(dy)                     over the rows
+ *
+ * dx is the gradient of x and of added alike, dy that of the epilogue's residual.
+ *
+ * dy, s, dx, dsum: the same shape and dtype (f32, f64, f16, bf16); s as the forward normalized it.  mean, var: double
+ * (rows), as the forward gave them; mean is not read for rms.  dsum: what reached s beside the norm, or NULL.  dx: OUT; it
+ * may be dy or dsum.  dweight, dbias: OUT, real (width), or NULL. */
+ncpu_status ncpu_layer_norm_backward(const ncpu_array *dy, const ncpu_array *s, const ncpu_row_norm *norm,
+                                     const double *mean, const double *var, const ncpu_array *dsum,
+                                     const ncpu_array *dx, void *dweight, void *dbias);
 
 /* Statistics as a value.  mean + mean_tail is the mean to nearly twice double's precision, m2 + m2_tail the sum of
  * squared differences from it, so that merging many parts loses next to nothing: however data is cut, the mean is

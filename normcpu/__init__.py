@@ -4,11 +4,50 @@
 from . import fold
 from ._machine import Config, get_num_threads, set_num_threads, show_config
 from ._module import IncompatibleKeys
-from ._types import BatchNormGradients, BatchNormResult, MeanVar
+from ._types import (
+    BatchNormGradients,
+    BatchNormResult,
+    GroupNormResult,
+    MeanVar,
+    Quantization,
+    RowNormGradients,
+    RowNormResult,
+)
 from .conventions import CONVENTIONS, Convention, ConvertedState, convert_state
 from .frozen import FrozenBatchNorm
-from .functional import batch_norm, batch_norm_backward, scale_shift
-from .layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .functional import (
+    add_layer_norm,
+    add_rms_norm,
+    batch_norm,
+    batch_norm_backward,
+    group_norm,
+    group_norm_backward,
+    instance_norm,
+    instance_norm_backward,
+    layer_norm,
+    layer_norm_backward,
+    local_response_norm,
+    local_response_norm_backward,
+    lp_normalize,
+    lp_normalize_backward,
+    mean_variance_normalization,
+    mean_variance_normalization_backward,
+    rms_norm,
+    rms_norm_backward,
+    scale_shift,
+)
+from .layers import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    LocalResponseNorm,
+    RMSNorm,
+)
 from .statistics import Moments, moments
 
 __version__ = "0.1.0"
@@ -24,15 +63,42 @@ __all__ = [
     "Convention",
     "ConvertedState",
     "FrozenBatchNorm",
+    "GroupNorm",
+    "GroupNormResult",
     "IncompatibleKeys",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
+    "LocalResponseNorm",
     "MeanVar",
     "Moments",
+    "Quantization",
+    "RMSNorm",
+    "RowNormGradients",
+    "RowNormResult",
+    "add_layer_norm",
+    "add_rms_norm",
     "batch_norm",
     "batch_norm_backward",
     "convert_state",
     "fold",
     "get_num_threads",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "local_response_norm",
+    "local_response_norm_backward",
+    "lp_normalize",
+    "lp_normalize_backward",
+    "mean_variance_normalization",
+    "mean_variance_normalization_backward",
     "moments",
+    "rms_norm",
+    "rms_norm_backward",
     "scale_shift",
     "set_num_threads",
     "show_config",

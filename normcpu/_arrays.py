@@ -14,7 +14,7 @@ import numpy as np
 
 from . import _core
 from ._foreign import refuse_special, to_ndarray
-from ._types import Array, Bits
+from ._types import Array, Bits, Quantization
 
 T = TypeVar("T")
 
@@ -85,6 +85,36 @@ def as_axis(name: str, value: Any, x: Array, of: str = "x") -> int:
     return axis % x.ndim
 
 
+def as_axes(name: str, value: Any, x: Array) -> tuple[int, ...]:
+    """One axis or several, in ascending order."""
+    axes = [as_axis(name, a, x) for a in (value if isinstance(value, tuple | list) else (value,))]
+    if not axes:
+        raise ValueError(f"{name} must name at least one axis, got {value}")
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"{name} must not name an axis twice, got {value}")
+    return tuple(sorted(axes))
+
+
+def as_axis_numbers(name: str, value: Any, count: int) -> tuple[int, ...]:
+    """So many axes of an array that is not there yet."""
+    axes = tuple(as_int(name, a) for a in (value if isinstance(value, tuple | list) else (value,)))
+    if len(axes) != count:
+        raise ValueError(f"{name} must name {count} ax{'is' if count == 1 else 'es'}, got {value}")
+    return axes
+
+
+def as_extents(value: Any, x: Array, expected: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """normalized_shape as the axes whose extents it must be: the last ones of x, or those that `expected` has."""
+    wanted = tuple(value) if isinstance(value, tuple | list) else (value,)
+    wanted = tuple(as_int("normalized_shape", n) for n in wanted)
+    if not wanted:
+        raise ValueError(f"normalized_shape must have at least one extent, got {value}")
+    if wanted != (x.shape[-len(wanted) :] if expected is None else expected):
+        where = "the last axes" if expected is None else "axis"
+        raise ValueError(f"normalized_shape must be the extents of x, {x.shape}, along {where}, got {wanted}")
+    return tuple(range(x.ndim - len(wanted), x.ndim))
+
+
 def as_like(name: str, value: Any, x: Array, required: bool = False) -> Array | None:
     """A companion of x: the same shape and dtype."""
     if value is None and not required:
@@ -101,17 +131,35 @@ def as_parameter(name: str, value: Any, channels: int, real: np.dtype[Any], requ
     """One value per channel, of any float dtype or a sequence of numbers, as contiguous `real`."""
     if (value is None and not required) or _core.is_parameter(value, real is FLOAT64, channels):
         return cast(Array | None, value)
-    if isinstance(value, list | tuple):
-        try:
-            array = np.asarray(value)
-        except ValueError:
-            raise ValueError(f"{name} must be numbers, one value per channel, got {value!r}") from None
-        if array.dtype.kind not in "iuf":
-            raise TypeError(f"{name} must be real numbers, got a {type(value).__name__} of {array.dtype}")
-    else:
-        array = as_array(name, value)
+    array = _numbers(name, value, "one value per channel")
     if array.shape != (channels,):
         raise ValueError(f"{name} must have shape ({channels},), one value per channel, got {array.shape}")
+    return _contiguous(array, real)
+
+
+def as_weight(name: str, value: Any, shape: tuple[int, ...], real: np.dtype[Any]) -> Array | None:
+    """One value for each element of a row, of any float dtype or a sequence of numbers, as contiguous `real`, flat."""
+    if value is None:
+        return None
+    array = _numbers(name, value, "one for each element of a row")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, one value for each element of a row, got {array.shape}")
+    return _contiguous(array, real).reshape(-1)
+
+
+def _numbers(name: str, value: Any, which: str) -> Array:
+    if not isinstance(value, list | tuple):
+        return as_array(name, value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name} must be numbers, {which}, got {value!r}") from None
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be real numbers, got a {type(value).__name__} of {array.dtype}")
+    return array
+
+
+def _contiguous(array: Array, real: np.dtype[Any]) -> Array:
     array = np.ascontiguousarray(array, dtype=real)
     return array if array.flags.aligned else array.copy()
 
@@ -155,24 +203,30 @@ def as_output(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any
 
 
 def output_for(
-    out: Any, name: str, like: Array, dtype: Any, same: Mapping[str, Array | None], apart: Mapping[str, Array | None]
-) -> Array:
-    """out checked, or a new array: it may be `like`, called `name`, or one of `same`, and not touch `apart`."""
+    out: Any, name: str, like: Array, dtype: Any, same: Mapping[str, Array | None],
+    apart: Mapping[str, Array | None], of: str = "out",
+) -> Array:  # fmt: skip
+    """out, the argument `of`, checked, or a new array: it may be `like`, called `name`, or one of `same`, and not touch
+    `apart`."""
     if out is None:
         return np.empty_like(like, dtype, subok=False)
-    array = as_output("out", out, like.shape, dtype)
-    check_in_place("out", array, {name: like, **same})
-    check_apart(("out",), {"out": array, **apart})
+    array = as_output(of, out, like.shape, dtype)
+    check_in_place(of, array, {name: like, **same})
+    check_apart((of,), {of: array, **apart})
     return array
 
 
 def as_mask(value: Any, x: Array, axis: int) -> Bits:
     """The bits of a forward pass, side by side as C reads them."""
+    return as_bits(value, mask_shape(x, axis))
+
+
+def as_bits(value: Any, shape: tuple[int, ...]) -> Bits:
     if not isinstance(value, np.ndarray):
         raise TypeError(f"mask must be a numpy.ndarray, got {type(value).__name__}")
     refuse_special("mask", value)
-    if value.shape != mask_shape(x, axis):
-        raise ValueError(f"mask must have shape {mask_shape(x, axis)}, got {value.shape}")
+    if value.shape != shape:
+        raise ValueError(f"mask must have shape {shape}, got {value.shape}")
     if value.dtype != np.uint8:
         raise TypeError(f"mask must be uint8, got {value.dtype}")
     return np.ascontiguousarray(value)
@@ -264,6 +318,33 @@ def as_activation(value: Any, negative_slope: Any, x: Array) -> tuple[int, float
     if x.dtype.num == FLOAT64.num and value not in FLOAT64_ACTIVATIONS:
         raise ValueError(f"activation must be {_either(FLOAT64_ACTIVATIONS)} where x is float64, got {value!r}")
     return code, as_number("negative_slope", negative_slope) if value == "leaky_relu" else 0.0
+
+
+def as_quantization(value: Any, x: Array) -> tuple[float | None, int, np.dtype[Any]]:
+    """(scale, None for dynamic; zero point; dtype of the result), x's dtype where value is None."""
+    if value is None:
+        return None, 0, x.dtype
+    if not isinstance(value, Quantization):
+        raise TypeError(f"quantize must be a Quantization, got {type(value).__name__}")
+    dtype = np.dtype(value.dtype)
+    if dtype.num not in BYTES:
+        raise TypeError(f"quantize.dtype must be int8 or uint8, got {dtype}")
+    if x.dtype.num == FLOAT64.num:
+        raise TypeError("quantize must be None where x is float64: convert it with x.astype('float32')")
+    low = int(np.iinfo(dtype).min)
+    zero_point = as_int("quantize.zero_point", value.zero_point)
+    if not low <= zero_point <= low + 255:
+        raise ValueError(f"quantize.zero_point must be a value of {dtype}, got {zero_point}")
+    if value.scale is None:
+        if zero_point or dtype != np.int8:
+            raise ValueError(f"quantize.scale must be given for {dtype} with zero point {zero_point}, got None")
+        return None, 0, dtype
+    scale = as_number("quantize.scale", value.scale)
+    with np.errstate(over="ignore", under="ignore"):
+        single = float(np.float32(scale))
+    if not 0 < single < math.inf:
+        raise ValueError(f"quantize.scale must be above 0 in float32 and finite, got {scale}")
+    return single, zero_point, dtype
 
 
 def _either(choices: Any) -> str:

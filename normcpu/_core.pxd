@@ -41,6 +41,21 @@ cdef extern from "normcpu.h" nogil:
         double *mean_tail
         double *m2
         double *m2_tail
+    ctypedef struct ncpu_row_norm:
+        const uint8_t *axes
+        int rms
+        const void *weight
+        const void *bias
+        int plus_one
+        double eps
+    ctypedef struct ncpu_quantization:
+        float scale
+        int zero_point
+        float *scales
+    ncpu_status ncpu_layer_norm(const ncpu_array *, const ncpu_row_norm *, const ncpu_array *, const ncpu_array *,
+                                const ncpu_epilogue *, const ncpu_quantization *, const ncpu_array *, double *, double *)
+    ncpu_status ncpu_layer_norm_backward(const ncpu_array *, const ncpu_array *, const ncpu_row_norm *, const double *,
+                                         const double *, const ncpu_array *, const ncpu_array *, void *, void *)
     ctypedef struct ncpu_threading:
         pass
     int ncpu_is_channels_last(const ncpu_array *, int)
@@ -51,6 +66,18 @@ cdef extern from "normcpu.h" nogil:
     ncpu_status ncpu_batch_norm_backward(const ncpu_array *, const ncpu_array *, int, const void *, const double *,
                                          const double *, double, int, ncpu_activation, const ncpu_array *,
                                          const uint8_t *, const ncpu_array *, const ncpu_array *, void *, void *)
+    ctypedef struct ncpu_groups:
+        size_t count
+        int given
+        double *mean
+        double *var
+        const uint8_t *valid
+    ncpu_status ncpu_group_norm(const ncpu_array *, int, const ncpu_groups *, const void *, const void *, double,
+                                const ncpu_epilogue *, const ncpu_array *)
+    ncpu_status ncpu_group_norm_backward(const ncpu_array *, const ncpu_array *, int, const ncpu_groups *, const void *,
+                                         double, ncpu_activation, const ncpu_array *, const uint8_t *,
+                                         const ncpu_array *, const ncpu_array *, void *, void *)
+    ncpu_status ncpu_update_running(size_t, ncpu_dtype, const double *, const double *, double, ncpu_running *)
     ncpu_status ncpu_scale_shift(const ncpu_array *, int, const void *, const void *, const void *,
                                  const ncpu_epilogue *, const ncpu_array *)
     ncpu_status ncpu_moments(const ncpu_array *, const uint8_t *, const ncpu_moments_state *)

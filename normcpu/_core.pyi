@@ -72,6 +72,53 @@ def batch_norm_backward(
     dweight: _Array | None,
     dbias: _Array | None,
 ) -> None: ...
+def group_norm(
+    x: _Array,
+    channel_axis: int,
+    groups: int,
+    mean: _Float64s,
+    var: _Float64s,
+    valid: _Array | None,
+    given: bool,
+    weight: _Array | None,
+    bias: _Array | None,
+    eps: float,
+    activation: int,
+    negative_slope: float,
+    residual: _Array | None,
+    mask: _Array | None,
+    y: _Array,
+) -> None: ...
+def group_norm_backward(
+    dy: _Array,
+    x: _Array,
+    channel_axis: int,
+    groups: int,
+    mean: _Float64s,
+    var: _Float64s,
+    valid: _Array | None,
+    given: bool,
+    weight: _Array | None,
+    eps: float,
+    activation: int,
+    y: _Array | None,
+    mask: _Array | None,
+    dx: _Array | None,
+    dresidual: _Array | None,
+    dweight: _Array | None,
+    dbias: _Array | None,
+) -> None: ...
+def update_running(
+    mean: _Float64s,
+    m2: _Float64s,
+    count: float,
+    running_mean: _Array | None,
+    running_var: _Array | None,
+    double_data: bool,
+    momentum: float,
+    biased: bool,
+    nonfinite: int,
+) -> bool: ...
 def scale_shift(
     x: _Array,
     channel_axis: int,
@@ -88,6 +135,44 @@ def moments(x: _Array, reduce: bytes, state: tuple[_Float64s, ...]) -> None: ...
 def moments_merge(
     c: int, into_count: int, into: tuple[_Float64s, ...], count: int, part: tuple[_Float64s, ...]
 ) -> None: ...
+def layer_norm(
+    x: _Array,
+    axes: bytes,
+    rms: bool,
+    weight: _Array | None,
+    bias: _Array | None,
+    plus_one: bool,
+    eps: float,
+    added: _Array | None,
+    total: _Array | None,
+    activation: int,
+    negative_slope: float,
+    residual: _Array | None,
+    y: _Array,
+    mean: _Float64s | None,
+    var: _Float64s | None,
+    scale: float,
+    zero_point: int,
+    scales: _Array | None,
+) -> None: ...
+def layer_norm_backward(
+    dy: _Array,
+    x: _Array,
+    axes: bytes,
+    rms: bool,
+    weight: _Array | None,
+    plus_one: bool,
+    eps: float,
+    mean: _Float64s | None,
+    var: _Float64s,
+    dsum: _Array | None,
+    dx: _Array,
+    dweight: _Array | None,
+    dbias: _Array | None,
+) -> None: ...
+def layer_norm_plain(
+    x: object, normalized_shape: object, weight: object, bias: object, eps: object, rms: bool, out: object, /
+) -> _Array | None: ...
 def is_channels_last(x: _Array, channel_axis: int) -> bool: ...
 def is_parameter(array: object, double: bool, length: int) -> bool: ...
 def bounds_meet(a: _Array | None, b: _Array | None) -> bool: ...

@@ -14,7 +14,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.math cimport isfinite
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 
 cnp.import_array()
 
@@ -291,4 +291,6 @@ def moments_merge(Py_ssize_t c, int64_t into_count, into, int64_t count, part):
         ncpu_moments_merge(c, into_count, &whole, count, &other)
 
 
+include "_groups.pxi"
+include "_rows.pxi"
 include "_machine.pxi"

@@ -53,6 +53,12 @@ class Module:
         """Forget the gradients: weight_grad, bias_grad and residual_grad become None."""
         self.weight_grad = self.bias_grad = self.residual_grad = None
 
+    def _accumulate(self, dweight: Array | None, dbias: Array | None) -> None:
+        if self.weight is not None:
+            self.weight_grad = dweight if self.weight_grad is None else self.weight_grad + dweight
+        if self.bias is not None:
+            self.bias_grad = dbias if self.bias_grad is None else self.bias_grad + dbias
+
     def reset_parameters(self) -> None:
         """weight 1 and bias 0, in place."""
         if self.weight is not None:

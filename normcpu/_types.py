@@ -35,6 +35,13 @@ class BatchNormResult(NamedTuple):
     skipped: bool  # the running statistics were left as they were, because of nonfinite="skip"
 
 
+class GroupNormResult(NamedTuple):
+    y: Array
+    mean: Float64s  # (n, groups) the statistics that x was normalized with; group_norm_backward takes them
+    var: Float64s  # (n, groups) biased
+    mask: Bits | None  # where relu passed its argument on; group_norm_backward takes it
+
+
 class BatchNormGradients(NamedTuple):
     dx: Array
     dweight: Array  # (c)
@@ -45,3 +52,30 @@ class BatchNormGradients(NamedTuple):
 class MeanVar(NamedTuple):
     mean: Float64s
     var: Float64s
+
+
+class Quantization(NamedTuple):
+    """How a result becomes integers: q = round(y / scale) + zero_point, ties to even, within the range of dtype.
+
+    dtype: numpy.int8 or numpy.uint8.  scale: None for a scale of each row, max |y| / 127, which is returned (int8, and
+    zero_point 0).  A NaN becomes the smallest integer.
+    https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
+    """
+
+    scale: float | None = None
+    zero_point: int = 0
+    dtype: npt.DTypeLike = np.int8
+
+
+class RowNormResult(NamedTuple):
+    y: Array
+    sum: Array | None  # x + added, which was normalized
+    mean: Float64s | None  # of each row, broadcasting against x: layer_norm_backward takes them; 0 of rms_norm
+    var: Float64s | None  # biased; of rms_norm the mean square
+    scales: npt.NDArray[np.float32] | None  # of each row, broadcasting against y: y * scales is what was quantized
+
+
+class RowNormGradients(NamedTuple):
+    dx: Array
+    dweight: Array  # x's extents along the axes that were normalized over
+    dbias: Array | None

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from . import _core
-from ._arrays import FLOAT64, as_array, as_axis, as_image, as_int, as_number, as_output, check_apart
+from ._arrays import FLOAT64, as_array, as_axes, as_axis, as_image, as_int, as_number, as_output, check_apart
 from ._types import Array, Float64s, MeanVar, Readable
 
 STATE = ("mean", "mean_tail", "m2", "m2_tail")  # of ncpu_moments_state, in its order
@@ -196,9 +196,7 @@ def _reduced(x: Array, axis: Any, channel_axis: Any) -> tuple[bool, ...]:
         return tuple(i != kept for i in range(x.ndim))
     if axis is None:
         return (True,) * x.ndim
-    axes = [as_axis("axis", a, x) for a in (axis if isinstance(axis, tuple) else (axis,))]
-    if len(set(axes)) != len(axes):
-        raise ValueError(f"axis must not name an axis twice, got {axis}")
+    axes = as_axes("axis", axis, x) if axis != () else ()
     return tuple(i in axes for i in range(x.ndim))
 
 

@@ -7,7 +7,7 @@
 /* Elements of a box: small enough to stay in L2 when packed, large enough to hide the call. */
 enum { BOX = 32768, NEAR = 16384 }; /* bytes: parameters that stay in the fastest cache beside the data */
 
-static ncpu_status check_epilogue(ncpu_dtype dtype, const ncpu_epilogue *e)
+ncpu_status ncpu_check_epilogue(ncpu_dtype dtype, const ncpu_epilogue *e)
 {
     const int transcendental = e->activation >= NCPU_SILU && e->activation <= NCPU_TANH;
     if ((unsigned)e->activation > NCPU_HARDSWISH) return NCPU_ERROR_ARGUMENT;
@@ -23,7 +23,7 @@ ncpu_status ncpu_plan_application(ncpu_application *a, const ncpu_kernels *kerne
     *a = (ncpu_application){.kernels = kernels, .view = view, .dtype = x->dtype, .widened = 1};
     if (epilogue) a->epilogue = *epilogue;
     if (y->dtype != (integer ? NCPU_F32 : x->dtype) || (integer && a->epilogue.residual)) return NCPU_ERROR_ARGUMENT;
-    ncpu_status status = check_epilogue(x->dtype, &a->epilogue);
+    ncpu_status status = ncpu_check_epilogue(x->dtype, &a->epilogue);
     if (!status) status = ncpu_operand_of(x, x, view, &a->x);
     if (!status) status = ncpu_operand_of(y, x, view, &a->y);
     if (!status && a->epilogue.residual) {
@@ -287,19 +287,21 @@ ncpu_status ncpu_apply(const ncpu_application *a, ncpu_team *team)
 {
     const ncpu_view *v = a->view;
     if (v->n * v->c * v->s == 0) return NCPU_OK;
+    const size_t threads = (size_t)team->threads;
     apply_job job = {.a = a, .team = team};
     size_t elements;
     if (v->cols) {
-        job.rows = BOX / v->c >= a->widened ? BOX / v->c / a->widened * a->widened : a->widened;
+        const size_t most = BOX / v->c >= a->widened ? BOX / v->c / a->widened : 1;
+        job.rows = ncpu_even_part(divide_up(v->n, a->widened), most, threads) * a->widened;
         job.boxes = divide_up(v->n, job.rows);
         elements = job.rows * v->c;
     } else {
         job.len = least(v->s, BOX);
-        job.channels = least(v->c, BOX / job.len);
+        job.channels = ncpu_even_part(v->c, BOX / job.len, v->n % threads ? threads : 1);
         job.boxes = v->n * divide_up(v->c, job.channels) * divide_up(v->s, job.len);
         elements = job.len * job.channels;
     }
-    job.tasks = least(job.boxes, (size_t)team->threads);
+    job.tasks = least(job.boxes, threads);
     job.scratch_size = ncpu_apply_scratch(a, elements);
     if (job.scratch_size) {
         job.scratch = ncpu_allocate(job.tasks * job.scratch_size);

@@ -33,6 +33,8 @@ typedef struct {
     int backwards; /* last rows first: what was measured last is still in cache */
 } ncpu_application;
 
+/* Whether such data can have it. */
+ncpu_status ncpu_check_epilogue(ncpu_dtype dtype, const ncpu_epilogue *epilogue);
 /* Checks the operands against x and fills everything but the coefficients' values. */
 ncpu_status ncpu_plan_application(ncpu_application *a, const ncpu_kernels *kernels, const ncpu_view *view,
                                   const ncpu_array *x, const ncpu_epilogue *epilogue, const ncpu_array *y);

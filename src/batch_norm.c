@@ -1,16 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Batch normalization forward, and scale_shift, which is its last step alone. */
 
-#include <math.h>
 #include <string.h>
 
 #include "apply.h"
 #include "measure.h"
-
-static double real(const void *reals, size_t j, ncpu_dtype dtype)
-{
-    return dtype == NCPU_F64 ? ((const double *)reals)[j] : (double)((const float *)reals)[j];
-}
 
 static double traffic(const ncpu_view *v, const ncpu_application *a)
 {
@@ -38,7 +32,7 @@ ncpu_status ncpu_batch_norm(const ncpu_array *x, int channel_axis, const void *m
     arena.used = 0;
     ncpu_take_coefficients(&a, &arena);
     double *means = ncpu_take(&arena, padded * sizeof(double)), *vars = ncpu_take(&arena, padded * sizeof(double));
-    for (size_t j = 0; j < view.c; j++) means[j] = real(mean, j, x->dtype), vars[j] = real(var, j, x->dtype);
+    for (size_t j = 0; j < view.c; j++) means[j] = ncpu_real(mean, j, x->dtype), vars[j] = ncpu_real(var, j, x->dtype);
     a.coefficients.mean = means, a.coefficients.var = vars, a.coefficients.eps = eps;
     a.coefficients.weight = weight, a.coefficients.bias = bias;
     ncpu_fill_coefficients(&a, 0, view.c);
@@ -70,7 +64,7 @@ ncpu_status ncpu_scale_shift(const ncpu_array *x, int channel_axis, const void *
     void *kept[] = {a.coefficients.center, a.coefficients.scale, a.coefficients.shift};
     for (size_t i = 0; i < 3; i++)
         for (size_t j = 0; j < view.c; j++) {
-            const double value = given[i] ? real(given[i], j, x->dtype) : i == 1;
+            const double value = given[i] ? ncpu_real(given[i], j, x->dtype) : i == 1;
             if (x->dtype == NCPU_F64) ((double *)kept[i])[j] = value;
             else ((float *)kept[i])[j] = (float)value;
         }
@@ -136,48 +130,6 @@ static void train_task(void *context, ptrdiff_t task)
     }
 }
 
-static double updated(double old, double momentum, double batch)
-{
-    return momentum == 1 ? batch : (1 - momentum) * old + momentum * batch; /* 1 forgets the old value, whatever it was */
-}
-
-/* running[j] with batch[j] / divisor. */
-static void update(void *running, size_t c, double momentum, const double *batch, double divisor, ncpu_dtype dtype)
-{
-    double *doubles = dtype == NCPU_F64 ? running : NULL;
-    float *floats = dtype == NCPU_F64 ? NULL : running;
-    for (size_t j = 0; doubles && j < c; j++) doubles[j] = updated(doubles[j], momentum, batch[j] / divisor);
-    for (size_t j = 0; floats && j < c; j++) floats[j] = (float)updated(floats[j], momentum, batch[j] / divisor);
-}
-
-/* Whether that would be finite everywhere. */
-static int stays_finite(const void *running, size_t c, double momentum, const double *batch, double divisor,
-                        ncpu_dtype dtype)
-{
-    int finite = 1;
-    for (size_t j = 0; running && j < c; j++) {
-        const double value = updated(real(running, j, dtype), momentum, batch[j] / divisor);
-        finite &= isfinite(dtype == NCPU_F64 ? value : (double)(float)value) != 0;
-    }
-    return finite;
-}
-
-static ncpu_status commit(const train_job *job, ncpu_running *r, ncpu_dtype dtype)
-{
-    const size_t c = job->m->view->c;
-    const double *mean = job->moments.mean, *m2 = job->moments.m2, divisor = r->biased ? job->count : job->count - 1;
-    r->skipped = 0;
-    if (r->nonfinite != NCPU_PROPAGATE
-        && !(stays_finite(r->mean, c, r->momentum, mean, 1, dtype)
-             && stays_finite(r->var, c, r->momentum, m2, divisor, dtype))) {
-        r->skipped = r->nonfinite == NCPU_SKIP;
-        return r->skipped ? NCPU_OK : NCPU_ERROR_NONFINITE;
-    }
-    if (r->mean) update(r->mean, c, r->momentum, mean, 1, dtype);
-    if (r->var) update(r->var, c, r->momentum, m2, divisor, dtype);
-    return NCPU_OK;
-}
-
 /* Measures and applies with the memory in `arena`; moments and var of all channels are left in the job. */
 static ncpu_status train(train_job *job, const ncpu_view *view, size_t bytes)
 {
@@ -227,8 +179,9 @@ ncpu_status ncpu_batch_norm_train(const ncpu_array *x, int channel_axis, const v
     ncpu_team_begin(&team, 2 * traffic(&view, &a));
     ncpu_measurement m;
     const int direct = a.x.direct && a.y.direct && (!a.has_residual || a.residual.direct);
-    ncpu_plan_measurement(&m, a.kernels, &view, &a.x, x->dtype,
-                          view.cols ? 0 : ncpu_channels_together(&view, a.x.size, direct, (size_t)team.threads));
+    ncpu_plan_measurement(&m, a.kernels, &view, &a.x, x->dtype, NCPU_BLOCK,
+                          view.cols ? ncpu_columns_together(&view, x->dtype, (size_t)team.threads)
+                                    : ncpu_channels_together(&view, a.x.size, direct, (size_t)team.threads));
     train_job job = {.a = &a, .m = &m, .team = &team, .direct = direct, .count = (double)m.count,
                      .moments = ncpu_state_in(ncpu_take(&arena, 4 * padded * sizeof(double)), padded),
                      .var = ncpu_take(&arena, padded * sizeof(double)), .groups = divide_up(view.c, m.width)};
@@ -241,7 +194,8 @@ ncpu_status ncpu_batch_norm_train(const ncpu_array *x, int channel_axis, const v
     if (!status) {
         memcpy(batch_mean, job.moments.mean, view.c * sizeof(double));
         memcpy(batch_var, job.var, view.c * sizeof(double));
-        if (running) status = commit(&job, running, x->dtype);
+        if (running)
+            status = ncpu_update_running(view.c, x->dtype, job.moments.mean, job.moments.m2, job.count, running);
     }
     ncpu_release(arena.base);
     return status;

@@ -7,12 +7,17 @@
 
 enum { BOX = 32768, NEAR = 16384 }; /* as in apply.c */
 
+static size_t box_rows(const ncpu_gradient *g)
+{
+    return ncpu_even_part(g->view->n, BOX / g->view->c ? BOX / g->view->c : 1, (size_t)g->team->threads);
+}
+
 /* Boxes of rows (cols), or of channels of one sample or a piece of a long run (runs), whatever the statistics' boxes were. */
 static ncpu_box apply_box_at(const ncpu_gradient *g, size_t channel, size_t channels, size_t index)
 {
     const ncpu_view *v = g->view;
     if (v->cols) {
-        const size_t rows = BOX / v->c ? BOX / v->c : 1;
+        const size_t rows = box_rows(g);
         return (ncpu_box){.channels = 1, .row = index * rows, .rows = least(rows, v->n - index * rows), .len = v->c};
     }
     const size_t pieces = divide_up(v->s, BOX), at = index % pieces * BOX;
@@ -23,7 +28,7 @@ static ncpu_box apply_box_at(const ncpu_gradient *g, size_t channel, size_t chan
 static size_t apply_boxes(const ncpu_gradient *g)
 {
     const ncpu_view *v = g->view;
-    if (v->cols) return divide_up(v->n, BOX / v->c ? BOX / v->c : 1);
+    if (v->cols) return divide_up(v->n, box_rows(g));
     return v->n * divide_up(v->s, BOX);
 }
 
@@ -31,7 +36,7 @@ static size_t largest_box(const ncpu_gradient *g)
 {
     const ncpu_view *v = g->view;
     const size_t measured = g->m.rows * g->m.len * (v->cols ? 1 : g->width);
-    const size_t applied = v->cols ? (BOX / v->c ? BOX / v->c : 1) * v->c : g->width * least(v->s, BOX);
+    const size_t applied = v->cols ? box_rows(g) * v->c : g->width * least(v->s, BOX);
     return measured > applied ? measured : applied;
 }
 
@@ -156,8 +161,9 @@ ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, 
     g.team = &team;
     const int direct = g.x.direct && g.dy.direct && (!y || g.y.direct) && (!dx || g.dx.direct)
                        && (!dresidual || g.dresidual.direct);
-    ncpu_plan_measurement(&g.m, g.kernels, &view, &g.x, x->dtype,
-                          view.cols ? 0 : ncpu_channels_together(&view, 2 * g.x.size, direct, (size_t)team.threads));
+    ncpu_plan_measurement(&g.m, g.kernels, &view, &g.x, x->dtype, BOX,
+                          view.cols ? ncpu_columns_together(&view, x->dtype, (size_t)team.threads)
+                                    : ncpu_channels_together(&view, 2 * g.x.size, direct, (size_t)team.threads));
     g.width = g.m.width, g.groups = divide_up(view.c, g.width);
     g.mask_channel = (ptrdiff_t)divide_up(view.cols ? view.c : view.s, 8);
     g.mask_row = view.cols ? g.mask_channel : g.mask_channel * (ptrdiff_t)view.c;

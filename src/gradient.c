@@ -142,7 +142,8 @@ static void coefficients(const ncpu_gradient *g, const ncpu_kernel_set *set, siz
 {
     const ncpu_grad_coefficients args = {
         .mean = g->mean + from, .var = g->var + from, .start = g->start + from, .p1 = g->p1 + from, .p2 = g->p2 + from,
-        .eps = g->eps, .count = (double)g->m.count, .weight = at(g->weight, from, ncpu_real_size(g->dtype)),
+        .shared1 = g->shared1 ? g->shared1 + from : NULL, .shared2 = g->shared2 ? g->shared2 + from : NULL,
+        .eps = g->eps, .count = g->shared1 ? g->shared_count : (double)g->m.count, .weight = at(g->weight, from, ncpu_real_size(g->dtype)),
         .training = g->training, .center = into[0], .slope = into[1], .curve = into[2], .offset = into[3],
         .dweight = g->dweight + from, .outside = outside};
     set->grad_coefficients(&args, to - from);

@@ -26,6 +26,8 @@ typedef struct {
     const void *weight;
     double eps;
     double *p1, *p2;                       /* (padded c) */
+    const double *shared1, *shared2;       /* (padded c) or NULL, over shared_count elements: see kernels.h */
+    double shared_count;
     double *start;                         /* (padded c) the mean rounded to real: where p2's differences start */
     void *center, *slope, *curve, *offset; /* real (padded c) */
     double *dweight;

@@ -27,6 +27,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 }
 
 #include "statistics.inc"
+#include "kernels/quantize.inc"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -158,7 +159,8 @@ static inline vd vd_joined(size_t n, vd a, vd b)
     {guess_runs_##set,   guess_cols_##set,        measure_runs_##set,      measure_cols_##set,          \
      apply_runs_##set,   apply_cols_##set,        grad_measure_runs_##set, grad_measure_cols_##set,     \
      grad_apply_runs_##set, grad_apply_cols_##set, coefficients_##set,                                 \
-     grad_coefficients_##set}
+     grad_coefficients_##set, norm_sums_##set, norm_rows_##set,                                  \
+     norm_grad_sums_##set, norm_grad_rows_##set}
 
 const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .name = NCPU_ISA_NAME,
@@ -172,4 +174,6 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .scale_cols = {scale_cols_f32, scale_cols_f64, scale_cols_f16, scale_cols_bf16},
     .finish = finish,
     .merge = merge,
+    .peak = peak,
+    .quantize = quantize,
 };

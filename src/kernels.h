@@ -82,6 +82,8 @@ typedef struct {
 /* From the sums p1 = sum(g), p2 = sum(g * (x - start)) of c channels to what grad_apply takes, and dweight. */
 typedef struct {
     const double *mean, *var, *start, *p1, *p2;
+    const double *shared1, *shared2; /* NULL, or what takes the place of weight * p1 and weight * p2 where channels share
+                                        statistics: the sums of both over them, p2 from the mean itself */
     double eps, count;
     const void *weight; /* real of the data's dtype, or NULL */
     int training;
@@ -89,6 +91,37 @@ typedef struct {
     double *dweight;                       /* OUT */
     uint8_t *outside;                      /* OUT: as for coefficients */
 } ncpu_grad_coefficients;
+
+/* y = act(((x - center) * scale + shift) * weight + bias + residual) over (rows, len): row i has center, scale and shift
+ * at [i], column j weight and bias at [j]. */
+typedef struct {
+    size_t rows, len;
+    const void *x, *residual; /* residual may be NULL */
+    void *y;
+    ptrdiff_t x_stride, residual_stride, y_stride;
+    const void *center, *scale, *shift; /* computed in: real, or double of the wide sets */
+    const void *weight, *bias;          /* real of the data's dtype, not padded, or NULL */
+    int centered, shifted;              /* 0: all centers, all shifts are 0 */
+    int floats;                         /* y is float, whatever the data is */
+    int stream;
+    ncpu_activation activation;
+    double negative_slope;
+} ncpu_norm_args;
+
+/* dx = dy * weight * slope + (x - center) * curve + offset + dsum over (rows, len), and of every column the sums over
+ * the rows, dweight += sum(dy * ((x - center) * slope + shift)) and dbias += sum(dy). */
+typedef struct {
+    size_t rows, len; /* at most 16 rows where there are sums */
+    const void *dy, *x, *dsum; /* dsum may be NULL */
+    void *dx;                  /* NULL: the sums alone */
+    ptrdiff_t dy_stride, x_stride, dsum_stride, dx_stride;
+    const void *weight; /* real of the data's dtype, not padded, or NULL */
+    const void *center, *slope, *curve, *offset, *shift; /* (rows), in the numbers computed in */
+    int shifted;                                         /* 0: all shifts are 0 */
+    double *dweight, *dbias; /* (len, padded), both or neither */
+    int certain;             /* add sums whatever they are */
+    void *strips;            /* scratch: 2 * (len + NCPU_PAD) of the numbers computed in */
+} ncpu_norm_grad_args;
 
 /* y = x * factor over (rows, len), in double and rounded once; peak = max(peak, |x * factor|) before that rounding, NaN
  * where one is infinite or NaN.  runs: row i has factor and peak at [i * step]; cols: column j at [j], padded. */
@@ -126,6 +159,14 @@ typedef struct {
                          const void *weight, const void *bias, void *center, void *scale, void *shift,
                          uint8_t *outside);
     void (*grad_coefficients)(const ncpu_grad_coefficients *, size_t c);
+    /* s1[i] = sum(x), s2[i] = sum(x^2) of row i; squares: s2 alone, s1 has no meaning.  Of the arguments no more than x. */
+    void (*norm_sums)(const ncpu_norm_args *, int squares, double *s1, double *s2);
+    void (*norm_rows)(const ncpu_norm_args *);
+    /* p1[i] = sum(dy * weight), p2[i] = sum(dy * weight * (x - k[i])) of row i.  Of its arguments no more than dy, x and
+     * weight. */
+    void (*norm_grad_sums)(const ncpu_norm_grad_args *, const double *k, double *p1, double *p2);
+    /* 1 where a sum over rows is infinite or NaN, and not `certain` to be: nothing was added to dweight and dbias. */
+    int (*norm_grad_rows)(const ncpu_norm_grad_args *);
 } ncpu_kernel_set;
 
 typedef struct {
@@ -141,6 +182,9 @@ typedef struct {
                   const ncpu_moments_state *out, uint8_t *rejected);
     void (*merge)(size_t c, double into_count, const ncpu_moments_state *into, double count,
                   const ncpu_moments_state *part);
+    float (*peak)(size_t n, const float *v); /* the largest |v|, NaN aside */
+    /* y = round(v / scale) + zero within [low, high], ties to even; NaN becomes low. */
+    void (*quantize)(size_t n, const float *v, float scale, int zero, int low, int high, uint8_t *y);
 } ncpu_kernels;
 
 /* The table in use: chosen at the first call, see dispatch.c. */

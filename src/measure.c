@@ -8,30 +8,33 @@
 #include "memory.h"
 
 enum { COLS_ROWS = 512, COLS_ROWS_F64 = 256 }; /* rows of a block of cols: doubles have shorter chains, see measure.inc */
-enum { LEAST_CHUNK = 16, MOST_CHUNKS = 64 };
+enum { LEAST_CHUNK = 16 * NCPU_BLOCK, MOST_CHUNKS = 64 }; /* elements of a channel */
 enum { LEAST_GROUP = 32768 }; /* bytes: about the fastest cache, and enough to hide the calls */
 
+static size_t cols_rows(ncpu_dtype dtype) { return dtype == NCPU_F64 ? COLS_ROWS_F64 : COLS_ROWS; }
+
 void ncpu_plan_measurement(ncpu_measurement *m, const ncpu_kernels *kernels, const ncpu_view *view,
-                           const ncpu_operand *x, ncpu_dtype dtype, size_t width)
+                           const ncpu_operand *x, ncpu_dtype dtype, size_t run, size_t width)
 {
     m->kernels = kernels, m->view = view, m->x = x, m->dtype = dtype;
     m->count = view->n * view->s;
     m->widened = 1;
     if (view->cols) {
-        m->rows = dtype == NCPU_F64 ? COLS_ROWS_F64 : COLS_ROWS, m->len = view->c;
+        m->rows = cols_rows(dtype), m->len = view->c;
         m->blocks = divide_up(view->n, m->rows);
         m->widened = dtype == NCPU_F64 ? 1 : ncpu_rows_beside(view->c); /* folding doubles would round them again */
     } else if (view->s > NCPU_BLOCK) {
-        m->rows = 1, m->len = NCPU_BLOCK;
-        m->blocks = view->n * divide_up(view->s, NCPU_BLOCK);
+        m->rows = 1, m->len = least(run, view->s);
+        m->blocks = view->n * divide_up(view->s, m->len);
     } else {
         m->rows = view->s ? NCPU_BLOCK / view->s : 1, m->len = view->s;
         m->blocks = divide_up(view->n, m->rows);
     }
     m->chunk_blocks = divide_up(m->blocks, MOST_CHUNKS);
-    if (m->chunk_blocks < LEAST_CHUNK && !view->cols) m->chunk_blocks = LEAST_CHUNK;
+    if (!view->cols && m->chunk_blocks * m->rows * m->len < LEAST_CHUNK)
+        m->chunk_blocks = divide_up(LEAST_CHUNK, m->rows * m->len);
     m->chunks = m->blocks ? divide_up(m->blocks, m->chunk_blocks) : 0;
-    m->width = width ? least(width, view->c) : view->c;
+    m->width = least(width, view->c);
 }
 
 ncpu_box ncpu_measure_box(const ncpu_measurement *m, size_t channel, size_t channels, size_t block)
@@ -40,10 +43,10 @@ ncpu_box ncpu_measure_box(const ncpu_measurement *m, size_t channel, size_t chan
     if (v->cols)
         return (ncpu_box){.row = block * m->rows, .rows = least(m->rows, v->n - block * m->rows),
                           .at = channel, .len = channels, .channels = 1};
-    if (v->s > NCPU_BLOCK) {
-        const size_t pieces = divide_up(v->s, NCPU_BLOCK), at = block % pieces * NCPU_BLOCK;
+    if (m->len < v->s) {
+        const size_t pieces = divide_up(v->s, m->len), at = block % pieces * m->len;
         return (ncpu_box){.channel = channel, .channels = channels, .row = block / pieces, .rows = 1,
-                          .at = at, .len = least(NCPU_BLOCK, v->s - at)};
+                          .at = at, .len = least(m->len, v->s - at)};
     }
     return (ncpu_box){.channel = channel, .channels = channels, .row = block * m->rows,
                       .rows = least(m->rows, v->n - block * m->rows), .len = v->s};
@@ -123,14 +126,6 @@ static void measure_set(const ncpu_measurement *m, const ncpu_kernel_set *set, c
     (m->view->cols ? set->measure_cols : set->measure_runs)(args, k, s1, s2);
 }
 
-/* Below it, squares of differences lose bits to float's underflow: 2^-100 is 2^49 subnormal steps.  f16 data is
- * made of multiples of 2^-24, whose squares do not come near. */
-static double tiny(ncpu_dtype dtype) { return dtype == NCPU_F32 || dtype == NCPU_BF16 ? 0x1p-100 : 0; }
-
-/* s2 and s1^2/count cancel, to half of s2 where k is a standard deviation from the mean, and what s2 has lost then counts
- * twice: sums of doubles, with nothing to spare, must start nearer. */
-static double near(ncpu_dtype dtype) { return dtype == NCPU_F64 ? 4 : 2; }
-
 /* Measures a rejected channel (runs) or 16 columns (cols) again: from the mean that the first sums gave, then, where
  * float cannot hold the squares, in double from its own guess and again from that pass's mean. */
 static void measure_again(const ncpu_measurement *m, ncpu_measure_args args, double count, size_t j, size_t width,
@@ -157,7 +152,7 @@ static void measure_again(const ncpu_measurement *m, ncpu_measure_args args, dou
         int unsettled = 0;
         for (size_t i = 0; i < width; i++) {
             if (!pending[i]) continue;
-            if (pass == 0 && !(s2[i] >= tiny(m->dtype) * count && s2[i] < INFINITY)) {
+            if (pass == 0 && !(s2[i] >= ncpu_tiny(m->dtype) * count && s2[i] < INFINITY)) {
                 unsettled = 1;
                 continue;
             }
@@ -188,7 +183,7 @@ static void measure_block(const ncpu_measurement *m, const ncpu_box *box, int fi
     if (beside) measure_beside(m, set, args, w);
     else measure_set(m, set, &args, w->k, w->s1, w->s2);
     const size_t step = m->view->cols ? NCPU_PAD : 1;
-    if (m->kernels->finish(channels, count, tiny(m->dtype), near(m->dtype), w->k, w->s1, w->s2, &w->part, w->rejected))
+    if (m->kernels->finish(channels, count, ncpu_tiny(m->dtype), ncpu_near(m->dtype), w->k, w->s1, w->s2, &w->part, w->rejected))
         for (size_t j = 0; j < channels; j += step) {
             const size_t width = least(step, channels - j);
             if (memchr(w->rejected + j, 1, width)) measure_again(m, args, count, j, width, w);
@@ -200,20 +195,45 @@ static void measure_block(const ncpu_measurement *m, const ncpu_box *box, int fi
         }
 }
 
+/* into, of `count` elements so far, with blocks [from, to); returns how many it has then. */
+static double measure_blocks(const ncpu_measurement *m, size_t channel, size_t channels, size_t from, size_t to,
+                             double count, const ncpu_moments_state *into, workspace *w, ncpu_team *team)
+{
+    for (size_t b = from; b < to; b++) {
+        if (b % 16 == 0 && ncpu_team_stopped(team)) break;
+        const ncpu_box box = ncpu_measure_box(m, channel, channels, b);
+        measure_block(m, &box, count == 0, w);
+        const double part = (double)box_count(m, &box);
+        m->kernels->merge(channels, count, into, part, &w->part);
+        count += part;
+    }
+    return count;
+}
+
 void ncpu_measure_chunk(const ncpu_measurement *m, size_t channel, size_t channels, size_t chunk,
                         const ncpu_moments_state *into, void *scratch, ncpu_team *team)
 {
     workspace w;
     lay_out(m, scratch, &w);
     const size_t from = chunk * m->chunk_blocks, to = least(m->blocks, from + m->chunk_blocks);
+    const double bytes = (double)m->count * (double)m->view->c * (double)m->x->size;
+    if (m->view->cols || m->len == m->view->s || !ncpu_leaves_caches(bytes)) {
+        measure_blocks(m, channel, channels, from, to, 0, into, &w, team);
+        return;
+    }
+    /* From beyond the caches in the order of memory: all pieces of a run, then the next channel's. */
+    const size_t pieces = divide_up(m->view->s, m->len);
     double count = 0;
-    for (size_t b = from; b < to; b++) {
-        if (b % 16 == 0 && ncpu_team_stopped(team)) return;
-        const ncpu_box box = ncpu_measure_box(m, channel, channels, b);
-        measure_block(m, &box, b == from, &w);
-        const double part = (double)box_count(m, &box);
-        m->kernels->merge(channels, count, into, part, &w.part);
-        count += part;
+    for (size_t b = from, end; b < to; b = end) {
+        end = least(to, (b / pieces + 1) * pieces);
+        double more = 0;
+        for (size_t j = 0; j < channels; j++) {
+            workspace one = w;
+            const ncpu_moments_state state = ncpu_state_at(into, j);
+            one.k += j;
+            more = measure_blocks(m, channel + j, 1, b, end, count, &state, &one, team);
+        }
+        count = more;
     }
 }
 
@@ -226,6 +246,13 @@ size_t ncpu_channels_together(const ncpu_view *view, size_t size, int direct, si
     const size_t most = least(budget / channel ? budget / channel : 1, divide_up(view->c, threads));
     const size_t groups = divide_up(divide_up(view->c, most), threads) * threads;
     return divide_up(view->c, groups);
+}
+
+size_t ncpu_columns_together(const ncpu_view *view, ncpu_dtype dtype, size_t threads)
+{
+    /* Few channels are laid side by side, which a strip of them could not be. */
+    if (threads == 1 || view->c < NCPU_WRAP * threads || divide_up(view->n, cols_rows(dtype)) >= 8 * threads) return view->c;
+    return ncpu_padded(divide_up(view->c, threads));
 }
 
 typedef struct {

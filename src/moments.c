@@ -43,11 +43,10 @@ static ncpu_status measure_array(const ncpu_array *x, int axis, const ncpu_momen
     ncpu_status status = ncpu_view_of(x, axis, &view);
     if (!status) status = ncpu_operand_of(x, x, &view, &operand);
     if (status) return status;
-    /* Few channels are laid side by side, which a strip of them could not be. */
-    const int strips = team->threads > 1 && view.c >= 64 * (size_t)team->threads;
-    ncpu_plan_measurement(&m, ncpu_kernels_in_use(), &view, &operand, x->dtype,
-                          !view.cols ? ncpu_channels_together(&view, operand.size, operand.direct, (size_t)team->threads)
-                          : strips ? ncpu_padded(view.c / (size_t)team->threads + 1) : 0);
+    const size_t threads = (size_t)team->threads;
+    ncpu_plan_measurement(&m, ncpu_kernels_in_use(), &view, &operand, x->dtype, NCPU_BLOCK,
+                          view.cols ? ncpu_columns_together(&view, x->dtype, threads)
+                                    : ncpu_channels_together(&view, operand.size, operand.direct, threads));
     return ncpu_measure(&m, result, team);
 }
 

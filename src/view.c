@@ -71,7 +71,7 @@ ncpu_status ncpu_operand_of(const ncpu_array *a, const ncpu_array *x, const ncpu
     o->data = a->data;
     o->size = ncpu_dtype_size(a->dtype);
     o->c_stride = a->strides[view->axis];
-    o->dims = 0;
+    o->dims = 0, o->places = NULL;
     for (int i = 0; i < view->axis; i++) add_dim(o, a->shape[i], a->strides[i], 0);
     o->n_dims = o->dims;
     /* Rows of cols, and runs of single elements, are one list of positions. */
@@ -87,6 +87,36 @@ ncpu_status ncpu_operand_of(const ncpu_array *a, const ncpu_array *x, const ncpu
                 && row % size == 0 && o->c_stride % size == 0 && (uintptr_t)o->data % o->size == 0;
     o->row_step = row / size;
     o->channel_step = o->c_stride / size;
+    return NCPU_OK;
+}
+
+ncpu_status ncpu_rows_of(const ncpu_array *x, const uint8_t *inner, ncpu_view *view)
+{
+    if (x->ndim < 1 || x->ndim > NCPU_MAX_NDIM) return NCPU_ERROR_ARGUMENT;
+    *view = (ncpu_view){.n = 1, .c = 1, .s = 1};
+    for (int i = 0; i < x->ndim; i++) {
+        if (x->shape[i] < 0) return NCPU_ERROR_ARGUMENT;
+        *(inner[i] ? &view->s : &view->n) *= (size_t)x->shape[i];
+    }
+    return NCPU_OK;
+}
+
+ncpu_status ncpu_row_operand(const ncpu_array *a, const ncpu_array *x, const uint8_t *inner, ncpu_operand *o)
+{
+    if (a->ndim != x->ndim || !ncpu_dtype_size(a->dtype)) return NCPU_ERROR_ARGUMENT;
+    for (int i = 0; i < x->ndim; i++)
+        if (a->shape[i] != x->shape[i]) return NCPU_ERROR_ARGUMENT;
+    *o = (ncpu_operand){.data = a->data, .size = ncpu_dtype_size(a->dtype)};
+    for (int i = 0; i < a->ndim; i++)
+        if (!inner[i]) add_dim(o, a->shape[i], a->strides[i], 0);
+    o->n_dims = o->dims;
+    for (int i = 0; i < a->ndim; i++)
+        if (inner[i]) add_dim(o, a->shape[i], a->strides[i], o->n_dims);
+    const ptrdiff_t size = (ptrdiff_t)o->size, row = o->n_dims ? o->strides[0] : 0;
+    const int s_dims = o->dims - o->n_dims;
+    o->direct = o->n_dims <= 1 && (s_dims == 0 || (s_dims == 1 && o->strides[o->n_dims] == size)) && row % size == 0
+                && (uintptr_t)o->data % o->size == 0;
+    o->row_step = row / size;
     return NCPU_OK;
 }
 
@@ -138,12 +168,28 @@ static void copy_run(const ncpu_operand *o, char *base, size_t at, size_t len, c
     }
 }
 
+/* Elements [at, at + len) of the places of one channel, stretches of equal steps at once, into a contiguous buffer. */
+static void copy_places(const ncpu_operand *o, const char *channel, size_t at, size_t len, char *buffer)
+{
+    const ptrdiff_t *places = o->places + at, size = (ptrdiff_t)o->size;
+    for (size_t i = 0, end; i < len; i = end) {
+        const ptrdiff_t step = i + 1 < len ? places[i + 1] - places[i] : size;
+        for (end = i + 1; end < len && places[end] - places[end - 1] == step;) end++;
+        copy(buffer + (ptrdiff_t)i * size, size, channel + places[i], step, end - i, o->size);
+    }
+}
+
 static void transfer(const ncpu_operand *o, const ncpu_view *view, const ncpu_box *box, char *buffer, int to_array)
 {
     const ptrdiff_t size = (ptrdiff_t)o->size;
     for (size_t c = 0; c < (view->cols ? 1 : box->channels); c++)
         for (size_t r = 0; r < box->rows; r++, buffer += box->len * o->size) {
-            char *row = o->data + offset(o, 0, o->n_dims, box->row + r);
+            char *row = o->data;
+            if (o->places && !view->cols) {
+                copy_places(o, row + (ptrdiff_t)(box->channel + c) * o->c_stride, box->at, box->len, buffer);
+                continue;
+            }
+            row += o->places ? o->places[box->row + r] : offset(o, 0, o->n_dims, box->row + r);
             if (!view->cols) {
                 copy_run(o, row + (ptrdiff_t)(box->channel + c) * o->c_stride, box->at, box->len, buffer, to_array);
                 continue;
@@ -177,6 +223,18 @@ ncpu_tile ncpu_tile_in(const ncpu_operand *operand, const ncpu_view *view, const
 void ncpu_tile_done(const ncpu_operand *operand, const ncpu_view *view, const ncpu_box *box, const ncpu_tile *tile)
 {
     if (!operand->direct) transfer(operand, view, box, tile->data, 1);
+}
+
+size_t ncpu_keep_valid(ncpu_operand *o, ncpu_view *view, const uint8_t *valid, ptrdiff_t *places)
+{
+    const size_t positions = view->n * view->s;
+    size_t count = 0;
+    for (size_t i = 0; i < positions; i++)
+        if (valid[i]) places[count++] = offset(o, 0, o->dims, i);
+    o->places = places, o->direct = 0;
+    view->n = view->cols ? count : 1;
+    view->s = view->cols ? 1 : count;
+    return count;
 }
 
 size_t ncpu_rows_beside(size_t c)

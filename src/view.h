@@ -26,6 +26,7 @@ typedef struct {
     int dims;            /* of n, then of s, collapsed where strides allow */
     int n_dims;
     ptrdiff_t shape[NCPU_MAX_NDIM], strides[NCPU_MAX_NDIM]; /* of all axes but the channels' */
+    const ptrdiff_t *places; /* NULL, or where the only positions that are read lie: see ncpu_keep_valid */
     int direct;
     ptrdiff_t channel_step, row_step; /* direct: strides in elements, from channel to channel and row to row */
 } ncpu_operand;
@@ -47,6 +48,15 @@ size_t ncpu_dtype_size(ncpu_dtype dtype);
 ncpu_status ncpu_view_of(const ncpu_array *x, int channel_axis, ncpu_view *view);
 /* ERROR_ARGUMENT where a's shape is not x's. */
 ncpu_status ncpu_operand_of(const ncpu_array *a, const ncpu_array *x, const ncpu_view *view, ncpu_operand *operand);
+
+/* Of all positions n * s only those where valid is not 0, as the n rows of cols or the s elements of a single row.
+ * places: room for one per position, must outlive the operand.  Returns how many there are. */
+size_t ncpu_keep_valid(ncpu_operand *operand, ncpu_view *view, const uint8_t *valid, ptrdiff_t *places);
+
+/* Rows: x as (n, 1, s), s positions of the axes where inner[axis] is nonzero, n of the others, both in row-major order;
+ * boxes of it have channels == 1. */
+ncpu_status ncpu_rows_of(const ncpu_array *x, const uint8_t *inner, ncpu_view *view);
+ncpu_status ncpu_row_operand(const ncpu_array *a, const ncpu_array *x, const uint8_t *inner, ncpu_operand *operand);
 
 /* buffer: room for the box's elements, used where the operand is not direct. */
 ncpu_tile ncpu_tile_in(const ncpu_operand *operand, const ncpu_view *view, const ncpu_box *box, void *buffer);

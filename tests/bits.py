@@ -128,6 +128,108 @@ def image(i: Inputs, kind: Any) -> tuple[Any, ...]:
     return (normcpu.scale_shift(x, scale, shift, center=center, channel_axis=i.axis),)
 
 
+# ---- Statistics of each sample: of x with an axis in front where the channels' is the first ----
+
+
+def samples(i: Inputs) -> tuple[Array, Array, Array, int]:
+    axis = i.axis % i.x.ndim
+    arrays = (i.x, i.dy, i.residual)
+    return *(arrays if axis else (a[None] for a in arrays)), axis or 1
+
+
+def half_the_groups(c: int) -> int:
+    return next(g for g in range(max(1, c // 2), 0, -1) if c % g == 0)
+
+
+def positions(x: Array, axis: int) -> Array:
+    """A mask that leaves each sample some positions."""
+    shape = x.shape[:axis] + x.shape[axis + 1 :]
+    return np.arange(max(1, int(np.prod(shape)))).reshape(shape) % 3 != 1 if x.size else np.ones(shape, bool)
+
+
+def grouped(i: Inputs, groups: int | None = None, masked: bool = False, **more: Any) -> tuple[Any, ...]:
+    x, dy, _, axis = samples(i)
+    mask = positions(x, axis) if masked and x.ndim > 2 and x[0].size > 2 * x.shape[axis] else None
+    groups = half_the_groups(x.shape[axis]) if groups is None else groups
+    out = normcpu.group_norm(x, groups, i.weight, i.bias, channel_axis=axis, mask=mask, return_stats=True, **more)
+    made = normcpu.group_norm_backward(
+        dy,
+        x,
+        out.mean,
+        out.var,
+        groups,
+        i.weight,
+        channel_axis=axis,
+        statistics_mask=mask,
+        **({"y": out.y} if more else {}),
+        **more,
+    )
+    return *out[:3], *made
+
+
+def instances(i: Inputs) -> tuple[Any, ...]:
+    x, _, residual, axis = samples(i)
+    mean, var = i.mean.copy(), i.var.copy()
+    if np.prod(x.shape) == x.shape[0] * x.shape[axis]:
+        return ()
+    out = normcpu.instance_norm(
+        x, mean, var, i.weight, i.bias, channel_axis=axis, residual=residual, activation="leaky_relu", return_stats=True
+    )
+    return *out[:3], mean, var
+
+
+def without_parameters(i: Inputs) -> tuple[Any, ...]:
+    axes = tuple({0, i.x.ndim - 1})
+    return (
+        normcpu.mean_variance_normalization(i.x, axes),
+        normcpu.mean_variance_normalization_backward(i.dy, i.x, axes),
+        *(normcpu.lp_normalize(i.x, p, i.axis) for p in (1, 2, np.inf)),
+        *(normcpu.lp_normalize_backward(i.dy, i.x, p, i.axis) for p in (1, 2)),
+        normcpu.local_response_norm(i.x, 4, 0.5, channel_axis=i.axis),
+        normcpu.local_response_norm_backward(i.dy, i.x, 4, 0.5, channel_axis=i.axis),
+    )
+
+
+def row_parameters(i: Inputs) -> tuple[Any, Any]:
+    """For rows of the last axis."""
+    width, real = i.x.shape[-1], i.weight.dtype
+    whole = np.arange(2 * width) % 37 - 18
+    return (whole[:width] / 16).astype(real), (whole[width:] / 8).astype(real)
+
+
+def layer_norm(i: Inputs, **more: Any) -> tuple[Any, ...]:
+    result = normcpu.layer_norm(i.x, i.x.shape[-1], *row_parameters(i), return_stats=True, **more)
+    return result.y, result.mean, result.var
+
+
+def layer_norm_channels(i: Inputs) -> tuple[Any, ...]:
+    return (normcpu.layer_norm(i.x, None, i.weight, i.bias, axis=i.axis),)
+
+
+def add_rms_norm(i: Inputs) -> tuple[Any, ...]:
+    weight, _ = row_parameters(i)
+    return normcpu.add_rms_norm(i.x, i.residual, i.x.shape[-1], weight, 1e-5, plus_one=True)[:2]
+
+
+def layer_norm_backward(i: Inputs) -> tuple[Any, ...]:
+    weight, _ = row_parameters(i)
+    stats = normcpu.layer_norm(i.x, i.x.shape[-1], return_stats=True)
+    return tuple(normcpu.layer_norm_backward(i.dy, i.x, stats.mean, stats.var, i.x.shape[-1], weight, dsum=i.residual))
+
+
+def rms_norm_backward(i: Inputs) -> tuple[Any, ...]:
+    weight, _ = row_parameters(i)
+    var = normcpu.rms_norm(i.x, i.x.shape[-1], return_stats=True).var
+    return tuple(normcpu.rms_norm_backward(i.dy, i.x, var, i.x.shape[-1], weight))
+
+
+def quantized_rows(i: Inputs) -> tuple[Any, ...]:
+    weight, bias = row_parameters(i)
+    given = normcpu.Quantization(0.01, 7, np.uint8)
+    dynamic = normcpu.rms_norm(i.x, i.x.shape[-1], weight, quantize=normcpu.Quantization())
+    return normcpu.layer_norm(i.x, i.x.shape[-1], weight, bias, quantize=given), dynamic.y, dynamic.scales
+
+
 OPERATIONS: dict[str, Callable[[Inputs], tuple[Any, ...]]] = {
     "eval": evaluate,
     "eval residual relu": evaluate_masked,
@@ -140,9 +242,23 @@ OPERATIONS: dict[str, Callable[[Inputs], tuple[Any, ...]]] = {
     "moments all": lambda i: tuple(normcpu.moments(i.x)),
     "moments first axis": lambda i: tuple(normcpu.moments(i.x, 0)),
     "moments last axis": lambda i: tuple(normcpu.moments(i.x, -1)),
+    "group_norm": grouped,
+    "group_norm one": lambda i: grouped(i, 1),
+    "group_norm relu": lambda i: grouped(i, activation="relu"),
+    "group_norm masked": lambda i: grouped(i, masked=True),
+    "instance_norm": instances,
+    "no parameters": without_parameters,
     "scale_shift": scale_shift,
     "scale_shift residual": lambda i: scale_shift(i, residual=i.residual, activation="leaky_relu"),
     "scale_axis": scale_axis,
+    "layer_norm": layer_norm,
+    "layer_norm residual": lambda i: layer_norm(i, residual=i.residual, activation="relu"),
+    "layer_norm channels": layer_norm_channels,
+    "rows gelu": lambda i: layer_norm(i, activation="gelu"),
+    "rows backward": layer_norm_backward,
+    "add_rms_norm": add_rms_norm,
+    "rms_norm backward": rms_norm_backward,
+    "quantized rows": quantized_rows,
     "scale_shift u8": lambda i: image(i, np.uint8),
     "scale_shift i8": lambda i: image(i, np.int8),
 }  # fmt: skip
@@ -157,6 +273,8 @@ def runs_on(operation: str, dtype: str) -> bool:
     """f64 has activations that need no exponential; bytes come in one kind."""
     if operation.endswith(("u8", "i8")):
         return dtype == "f32"
+    if operation in ("rows gelu", "quantized rows"):
+        return dtype != "f64"
     return dtype != "f64" or not operation.startswith("eval ") or operation.split()[-1] in DOUBLE_ACTIVATIONS
 
 
@@ -167,7 +285,7 @@ def canonical(a: Any) -> bytes:
     """Shape, dtype and bits; every NaN is the same one."""
     a = np.ascontiguousarray(a)
     bits = a.view(f"u{a.itemsize}").copy()
-    if a.dtype.kind != "u":
+    if a.dtype.kind not in "iu":
         bits[np.isnan(a)] = np.iinfo(bits.dtype).max  # itself a NaN, so no number's bits
     return f"{a.dtype.name}{a.shape}".encode() + bits.tobytes()
 

@@ -29,6 +29,11 @@ BUDGETS = {
     "backward dweight":               (6.0, 6.0),
     "backward dbias":                 (3.0, 3.0),
     "variance":                       (4.0, 4.0),
+    "layer_norm":                     (3.0, 4.0),
+    "rms_norm":                       (3.0, 5.0),
+    "rows dx":                        (4.0, 5.0),
+    "rows dweight":                   (4.0, 4.0),
+    "rows dbias":                     (3.0, 3.0),
 }  # fmt: skip
 #              and of the result itself, on top of the error in its argument
 ACTIVATION_BUDGETS = {

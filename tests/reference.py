@@ -220,3 +220,197 @@ def batch_norm_backward(
     return Backward(
         gain * dx, dweight.ravel(), dbias.ravel(), g, np.abs(gain) * dx_size, dweight_size.ravel(), dbias_size.ravel()
     )
+
+
+# ---- Statistics of each sample ---------------------------------------------------------------------------
+
+
+def by_group(x: Array, groups: int, channel_axis: int) -> Array:
+    """x (n, groups, c / groups, positions), positions in row-major order."""
+    last = np.moveaxis(x, channel_axis, 1)
+    return last.reshape(x.shape[0], groups, x.shape[channel_axis] // groups, math.prod(last.shape[2:]))
+
+
+def from_groups(values: Array, x: Array, channel_axis: int) -> Array:
+    """by_group undone, of an array that broadcasts to its shape."""
+    shape = list(np.moveaxis(x, channel_axis, 1).shape)
+    whole = np.broadcast_to(values, by_group(x, values.shape[1], channel_axis).shape)
+    return np.moveaxis(whole.reshape(shape), 1, channel_axis)
+
+
+def having_say(x: Array, mask: Any) -> Array:
+    """(n, 1, 1, positions): 1 where a position counts."""
+    n = x.shape[0]
+    return np.ones((n, 1, 1, 1), WIDE) if mask is None else wide(mask).reshape(n, 1, 1, -1)
+
+
+@quiet
+def group_deviations(x: Array, groups: int, channel_axis: int, mask: Any = None) -> tuple[Array, Array, Array]:
+    """x - mean of the group, the mean and the variance, by_group; see deviations."""
+    parts, counts = by_group(wide(x), groups, channel_axis), having_say(x, mask)
+    count = np.broadcast_to(counts, parts.shape).sum((2, 3), keepdims=True)
+    mean = (parts * counts).sum((2, 3), keepdims=True) / count
+    rest = parts - mean
+    left = (rest * counts).sum((2, 3), keepdims=True) / count
+    return rest - left, mean + left, ((rest - left) ** 2 * counts).sum((2, 3), keepdims=True) / count
+
+
+@quiet
+def group_norm(
+    x: Array,
+    groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    mask: Any = None,
+    **after: Any,
+) -> Forward:
+    """y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual), mean and variance of the group."""
+    rest, mean, var = group_deviations(x, groups, channel_axis, mask)
+    inv = 1 / np.sqrt(var + WIDE(eps))
+    out = scale_shift(from_groups(rest * inv, x, channel_axis), weight, bias, channel_axis=channel_axis, **after)
+    # An error of sigma * 2^-22 in the mean moves every y by weight * 2^-22.
+    moved = scale_shift(from_groups(np.sqrt(var) * inv, x, channel_axis), weight, channel_axis=channel_axis).size
+    return out._replace(size=out.size + moved, mean=mean[:, :, 0, 0], var=var[:, :, 0, 0])
+
+
+@quiet
+def group_norm_backward(
+    dy: Array,
+    x: Array,
+    mean: Array,
+    var: Array,
+    groups: int,
+    weight: Any = None,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    mask: Any = None,
+    passed: Any = True,
+) -> Backward:
+    """The gradients of group_norm; mean, var (n, groups), as the forward used them."""
+    c, counts = x.shape[channel_axis], having_say(x, mask)
+    mean, var = (wide(m)[:, :, None, None] for m in (mean, var))
+    rest = by_group(wide(x), groups, channel_axis) - mean
+    inv = 1 / np.sqrt(var + WIDE(eps))
+    gain = (np.ones(c, WIDE) if weight is None else wide(weight)).reshape(1, groups, c // groups, 1)
+    g = by_group(np.where(passed, wide(dy), 0), groups, channel_axis)
+    rounded = np.abs(mean) * 2.0 ** (-53 if x.dtype == np.float64 else -24)  # see batch_norm_backward
+    away = np.abs(rest) + rounded
+    count = np.broadcast_to(counts, g.shape).sum((2, 3), keepdims=True)
+
+    def average(terms: Array) -> Array:
+        return terms.sum((2, 3), keepdims=True) / count
+
+    dx = gain * g - counts * (average(gain * g) + rest * inv**2 * average(gain * g * rest))
+    size = np.abs(gain * g)
+    dx_size = size + counts * (average(size) + away * inv**2 * average(size * away))
+    over = {"axis": (0, 3)}
+    return Backward(
+        from_groups(inv * dx, x, channel_axis),
+        (g * rest * inv).sum(**over).ravel(),
+        g.sum(**over).ravel(),
+        from_groups(g, x, channel_axis),
+        from_groups(inv * dx_size, x, channel_axis),
+        (np.abs(g) * away * inv).sum(**over).ravel(),
+        np.abs(g).sum(**over).ravel(),
+    )
+
+
+# ---- Rows ------------------------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    y: Array
+    before: Array  # the activation's argument
+    size: Array
+    mean: Array
+    var: Array
+
+
+@quiet
+def row_norm(
+    s: Array,
+    axes: tuple[int, ...],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *,
+    rms: bool = False,
+    plus_one: bool = False,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    residual: Any = None,
+) -> Rows:
+    """layer_norm, and with rms rms_norm, over the axes; weight and bias broadcast against s.  plus_one: 1 + weight is
+    rounded to the type computed in."""
+    rest, mean = (wide(s), np.zeros((), WIDE)) if rms else deviations(s, axes)
+    var = (rest**2).mean(axes, keepdims=True)
+    normal = rest / np.sqrt(var + WIDE(eps))
+    gain = factor(s, weight, plus_one)
+    added = WIDE(0) if bias is None else wide(bias)
+    extra = WIDE(0) if residual is None else wide(residual)
+    before = normal * gain + added + extra
+    # A mean that is off by sigma * 2^-22 moves every y by weight * 2^-22.
+    sigma = 0 if rms else np.sqrt(var / (var + WIDE(eps)))
+    size = np.abs(normal * gain) + np.abs(added) + np.abs(extra) + np.abs(gain) * sigma
+    size = size + np.abs(gain) * WIDE(2.0) ** (-1022 if s.dtype == np.float64 else -126)  # normal is rounded first
+    mean = np.broadcast_to(mean, var.shape)
+    return Rows(ACTIVATIONS[activation](before, negative_slope), before, size, mean, var)
+
+
+def factor(s: Array, weight: Any, plus_one: bool) -> Array:
+    if weight is None:
+        return WIDE(1)
+    real = np.float64 if s.dtype == np.float64 else np.float32
+    return wide(np.asarray(weight, real) + real(1)) if plus_one else wide(weight)
+
+
+class RowGradients(NamedTuple):
+    dx: Array
+    dweight: Array
+    dbias: Array
+    dx_size: Array
+    dweight_size: Array
+    dbias_size: Array
+
+
+@quiet
+def row_norm_backward(
+    dy: Array,
+    s: Array,
+    axes: tuple[int, ...],
+    mean: Array,
+    var: Array,
+    weight: Any = None,
+    eps: float = 1e-5,
+    *,
+    rms: bool = False,
+    plus_one: bool = False,
+    dsum: Any = None,
+) -> RowGradients:
+    """The gradients of row_norm; mean and var broadcast against s."""
+    outer = tuple(axis for axis in range(s.ndim) if axis not in axes)
+    inv = 1 / np.sqrt(wide(var) + WIDE(eps))
+    center = WIDE(0) if rms else wide(mean)
+    normal = (wide(s) - center) * inv
+    # The mean is rounded to float (double), and what that left is made up for.
+    rounded = np.abs(center) * inv * WIDE(2.0) ** (-53 if s.dtype == np.float64 else -24)
+    shift = 0 if rms else 0.25  # what is left out of it there: below a quarter of an ulp of 1
+    g, size = wide(dy) * factor(s, weight, plus_one), np.abs(normal) + rounded + shift
+    beside = WIDE(0) if dsum is None else wide(dsum)
+    first = WIDE(0) if rms else g.mean(axes, keepdims=True)
+    dx = inv * (g - first - normal * (g * normal).mean(axes, keepdims=True)) + beside
+    first_size = WIDE(0) if rms else np.abs(g).mean(axes, keepdims=True)
+    dx_size = inv * (np.abs(g) + first_size + size * (np.abs(g) * size).mean(axes, keepdims=True)) + np.abs(beside)
+    dweight, dbias = wide(dy) * normal, wide(dy)
+    return RowGradients(
+        dx,
+        dweight.sum(outer),
+        dbias.sum(outer),
+        dx_size,
+        (np.abs(wide(dy)) * size).sum(outer),
+        np.abs(dbias).sum(outer),
+    )

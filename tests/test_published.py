@@ -1,59 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published cases: ONNX's node tests of BatchNormalization and its five models converted from PyTorch."""
+"""Published cases: ONNX's node tests of normalizations, and its five models of BatchNorm converted from PyTorch."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_backend
 import pytest
 from peers import peer
 
-import normcpu
-
 Array = np.ndarray
-NODE_CASES = ["test_batchnorm_example", "test_batchnorm_epsilon", "test_batchnorm_example_training_mode",
-              "test_batchnorm_epsilon_training_mode"]  # fmt: skip
 MODELS = ["test_BatchNorm1d_3d_input_eval", "test_BatchNorm2d_eval", "test_BatchNorm2d_momentum_eval",
           "test_BatchNorm3d_eval", "test_BatchNorm3d_momentum_eval"]  # fmt: skip
 
 
-def run_node(node: Any, x: Array, scale: Array, bias: Array, mean: Array, var: Array) -> list[Array]:
-    """ONNX's BatchNormalization: momentum is the weight of the old value, and the running variance is biased."""
-    import onnx
-
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    eps, momentum = attributes.get("epsilon", 1e-5), attributes.get("momentum", 0.9)
-    training = bool(attributes.get("training_mode", 0))
-    mean, var = mean.copy(), var.copy()
-    y = normcpu.batch_norm(x, mean, var, scale, bias, training, 1 - momentum, eps, biased=True)
-    return [y, mean, var] if training else [y]
-
-
-def published_nodes() -> dict[str, Any]:
-    peer("onnx")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tests of other operators overflow while they are collected
-        from onnx.backend.test.case.node import collect_testcases
-
-        return {case.name: case for case in collect_testcases(None) if "batchnorm" in case.name}
-
-
 @pytest.mark.peers
-def test_onnx_nodes() -> None:
-    cases = published_nodes()
-    assert set(NODE_CASES) <= set(cases)
-    for name, case in cases.items():
-        [node] = case.model.graph.node
-        assert node.op_type == "BatchNormalization"
-        for inputs, outputs in case.data_sets:
-            got = run_node(node, *inputs)
-            assert len(got) == len(outputs)
-            for ours, published in zip(got, outputs, strict=True):
-                assert ours.dtype == published.dtype
-                np.testing.assert_allclose(ours, published, rtol=4e-6, atol=1e-6, err_msg=name)
+@pytest.mark.parametrize("operation", onnx_backend.PUBLISHED)
+def test_onnx_nodes(operation: str) -> None:
+    peer("onnx")
+    passed = [onnx_backend.check(case) for case in onnx_backend.cases(operation)]
+    assert len(passed) >= onnx_backend.PUBLISHED[operation]
 
 
 @pytest.mark.peers
@@ -69,7 +37,7 @@ def test_models_converted_from_pytorch(name: str) -> None:
     assert data_sets
     for data in data_sets:
         read = {names[i]: tensor(onnx, data / f"input_{i}.pb") for i in range(len(names))}
-        [y] = run_node(node, *((known | read)[i] for i in node.input))
+        [y] = onnx_backend.run_node(node, *((known | read)[i] for i in node.input))
         np.testing.assert_allclose(y, tensor(onnx, data / "output_0.pb"), rtol=2e-6, atol=1e-6)
 
 

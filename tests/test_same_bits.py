@@ -66,9 +66,15 @@ def test_instruction_sets_on_awkward_values(dtype: str, kind: str) -> None:
                 "train",
                 "backward",
                 "backward relu",
+                "group_norm",
                 "moments all",
                 "scale_shift",
                 "scale_axis",
+                "layer_norm",
+                "layer_norm channels",
+                "add_rms_norm",
+                "rows backward",
+                "rms_norm backward",
             ):
                 with np.errstate(all="ignore"):
                     made = digest(OPERATIONS[name](inputs))
@@ -118,9 +124,20 @@ def test_threads(dtype: str, shape: tuple[int, ...], axis: int) -> None:
             "moments channels",
             "moments all",
             "moments first axis",
+            "group_norm",
+            "group_norm one",
+            "group_norm masked",
+            "instance_norm",
             "scale_shift residual",
             "scale_axis",
+            "layer_norm",
+            "layer_norm channels",
+            "add_rms_norm",
+            "rows backward",
+            "rms_norm backward",
         ):
+            if name == "layer_norm channels" and shape[axis] == 1:
+                continue  # millions of rows of one element
             made = digest(OPERATIONS[name](inputs))
             assert want.setdefault(name, made) == made, (threads, name)
 

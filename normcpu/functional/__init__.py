@@ -16,6 +16,32 @@ TypeError: not an array, or a dtype that is not as above.  ValueError: shapes, v
 """
 
 from .affine import scale_shift
+from .axes import lp_normalize, mean_variance_normalization
+from .axes_backward import lp_normalize_backward, mean_variance_normalization_backward
 from .batch import batch_norm, batch_norm_backward
+from .groups import group_norm, group_norm_backward
+from .instances import instance_norm, instance_norm_backward
+from .local import local_response_norm, local_response_norm_backward
+from .rows import add_layer_norm, add_rms_norm, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 
-__all__ = ["batch_norm", "batch_norm_backward", "scale_shift"]
+__all__ = [
+    "add_layer_norm",
+    "add_rms_norm",
+    "batch_norm",
+    "batch_norm_backward",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "local_response_norm",
+    "local_response_norm_backward",
+    "lp_normalize",
+    "lp_normalize_backward",
+    "mean_variance_normalization",
+    "mean_variance_normalization_backward",
+    "rms_norm",
+    "rms_norm_backward",
+    "scale_shift",
+]

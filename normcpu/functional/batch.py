@@ -37,6 +37,7 @@ from .._types import (
     Readable,
     SingleValue,
 )
+from .parts import back, cut, train
 
 
 @overload
@@ -45,8 +46,8 @@ def batch_norm(
     bias: Readable | None = ..., training: bool = ..., momentum: float = ..., eps: float = ..., *,
     channel_axis: int = ..., activation: Activation | None = ..., negative_slope: float = ...,
     residual: Readable | None = ..., out: Array | None = ..., nonfinite: NonFinite = ...,
-    single_value: SingleValue = ..., biased: bool = ..., return_stats: Literal[False] = ...,
-    return_mask: Literal[False] = ...,
+    single_value: SingleValue = ..., biased: bool = ..., mask: Array | None = ...,
+    virtual_batch_size: int | None = ..., return_stats: Literal[False] = ..., return_mask: Literal[False] = ...,
 ) -> Array: ...  # fmt: skip
 @overload
 def batch_norm(
@@ -54,8 +55,8 @@ def batch_norm(
     bias: Readable | None = ..., training: bool = ..., momentum: float = ..., eps: float = ..., *,
     channel_axis: int = ..., activation: Activation | None = ..., negative_slope: float = ...,
     residual: Readable | None = ..., out: Array | None = ..., nonfinite: NonFinite = ...,
-    single_value: SingleValue = ..., biased: bool = ..., return_stats: Literal[True],
-    return_mask: bool = ...,
+    single_value: SingleValue = ..., biased: bool = ..., mask: Array | None = ...,
+    virtual_batch_size: int | None = ..., return_stats: Literal[True], return_mask: bool = ...,
 ) -> BatchNormResult: ...  # fmt: skip
 def batch_norm(
     x: Readable,
@@ -75,6 +76,8 @@ def batch_norm(
     nonfinite: NonFinite = "propagate",
     single_value: SingleValue = "raise",
     biased: bool = False,
+    mask: Array | None = None,
+    virtual_batch_size: int | None = None,
     return_stats: bool = False,
     return_mask: bool = False,
 ) -> Array | BatchNormResult:
@@ -91,7 +94,12 @@ def batch_norm(
         of them stay as they were, and the result's `skipped` is True) or "raise" (FloatingPointError).
     single_value: training with one value per channel, which has no variance: "raise", "zero" (var = 0, no update) or
         "running" (mean and variance are the running ones, no update).  No value at all: y is empty, no update.
-    return_stats, return_mask: return (y, mean, var, mask, skipped), the mask only for return_mask and "relu".
+    mask: bool, the shape of x without its channel axis: which positions the batch's statistics are taken of.  y is
+        computed everywhere.
+    virtual_batch_size: ghost batch normalization: every so many samples, which must divide n, have statistics of their
+        own in training, and the running ones follow the average of them.  https://arxiv.org/abs/1705.08741
+    return_stats, return_mask: return (y, mean, var, mask, skipped), the mask only for return_mask and "relu"; with
+        ghost batches mean and var have the shape (ghost batches, c).
 
     https://arxiv.org/abs/1502.03167, https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html
 
@@ -102,7 +110,7 @@ def batch_norm(
     """
     if (
         not training and activation is None and residual is None and not return_stats and not return_mask
-        and nonfinite == "propagate" and single_value == "raise"
+        and nonfinite == "propagate" and single_value == "raise" and mask is None and virtual_batch_size is None
     ):  # fmt: skip
         plain = _core.batch_norm_plain(x, running_mean, running_var, weight, bias, eps, channel_axis, out)
         if plain is not None:
@@ -116,17 +124,28 @@ def batch_norm(
     added = as_like("residual", residual, array)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var must be given together, got one of them")
-    if training and array.size == channels > 0:
+    partial = mask is not None or virtual_batch_size is not None
+    g = cut(array, axis, mask, virtual_batch_size) if partial else None  # which says what is wrong with either
+    if training and g and array.size:
+        if (g.counts < 2).any():
+            training, running_mean, running_var = _without_variance(single_value, array, running_mean, running_var)
+    elif training and array.size == channels > 0:
         training, running_mean, running_var = _without_variance(single_value, array, running_mean, running_var)
     if not training and running_mean is None:
         raise ValueError("running_mean and running_var must be arrays unless in training, got None")
+    if training and g:
+        arguments = (gamma, beta, eps, activation, negative_slope, added, out)
+        running = {"running_mean": running_mean, "running_var": running_var}
+        ghosts = virtual_batch_size is not None
+        made = train(g, array, running, momentum, bool(biased), nonfinite, arguments, return_mask, ghosts)
+        return made if return_stats or return_mask else made.y
     as_statistics = as_running if training else as_parameter
     center = as_statistics("running_mean", running_mean, channels, real)
     spread = as_statistics("running_var", running_var, channels, real)
     parameters = {"weight": gamma, "bias": beta, "running_mean": center, "running_var": spread}
     y = output_for(out, "x", array, array.dtype, {"residual": added}, parameters)
-    mask = new_mask(array, axis, activation) if return_mask else None
-    epilogue = *as_activation(activation, negative_slope, array), added, mask
+    bits = new_mask(array, axis, activation) if return_mask else None
+    epilogue = *as_activation(activation, negative_slope, array), added, bits
 
     if not training:
         if array.size:
@@ -135,7 +154,7 @@ def batch_norm(
             return y
         assert center is not None
         assert spread is not None
-        return BatchNormResult(y, center.astype(FLOAT64), spread.astype(FLOAT64), mask, False)
+        return BatchNormResult(y, center.astype(FLOAT64), spread.astype(FLOAT64), bits, False)
     check_apart(("running_mean", "running_var"), {"x": array, "residual": added, **parameters})
     mean, var, skipped = np.empty(channels), np.empty(channels), False
     if not array.size:
@@ -144,7 +163,7 @@ def batch_norm(
         skipped = _core.batch_norm_train(
             array, axis, gamma, beta, eps, *epilogue, y, mean, var, center, spread, momentum, bool(biased), policy
         )
-    return BatchNormResult(y, mean, var, mask, skipped) if return_stats or return_mask else y
+    return BatchNormResult(y, mean, var, bits, skipped) if return_stats or return_mask else y
 
 
 def _without_variance(policy: str, x: Array, mean: Any, var: Any) -> tuple[bool, Any, Any]:
@@ -167,6 +186,8 @@ def batch_norm_backward(
     activation: Activation | None = None,
     y: Readable | None = None,
     mask: Bits | None = None,
+    statistics_mask: Array | None = None,
+    virtual_batch_size: int | None = None,
     residual: bool = False,
     out: Array | None = None,
 ) -> BatchNormGradients:
@@ -180,6 +201,7 @@ def batch_norm_backward(
 
     dy: of the shape and dtype of x.  mean, var: (c), as return_stats gives them, computed with in float64.
     activation: None or "relu", which is undone from y, the forward's output, or from `mask` (return_mask): give one.
+    statistics_mask, virtual_batch_size: the forward's `mask` and `virtual_batch_size`, in training.
     residual: whether to return dresidual.  out: for dx; it may be dy itself.
 
     Returns dx and dresidual (shape and dtype of x), dweight and dbias (c) in float32, for float64 x in float64.
@@ -191,6 +213,9 @@ def batch_norm_backward(
     """
     array = as_array("x", x)
     axis = as_image(array, channel_axis, 2)
+    if training and (statistics_mask is not None or virtual_batch_size is not None):
+        g = cut(array, axis, statistics_mask, virtual_batch_size)
+        return back(g, array, dy, mean, var, weight, eps, activation, y, mask, residual, out)
     channels, real = array.shape[axis], real_of(array)
     gradient, output = as_like("dy", dy, array, required=True), as_like("y", y, array)
     assert gradient is not None

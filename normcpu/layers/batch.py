@@ -18,7 +18,7 @@ from ..functional import batch_norm, batch_norm_backward
 # The options PyTorch does not have: shown by repr where they are not these.
 _OURS = {
     "channel_axis": 1, "activation": None, "negative_slope": 0.01, "nonfinite": "propagate",
-    "single_value": "raise", "biased": False,
+    "single_value": "raise", "biased": False, "virtual_batch_size": None,
 }  # fmt: skip
 
 
@@ -29,6 +29,7 @@ class _Saved(NamedTuple):
     mean: Array
     var: Array
     mask: Array | None
+    valid: Array | None  # the mask of positions
     of_batch: bool  # mean and var depend on x
     has_residual: bool
     overwritten: bool  # out= may have been x itself
@@ -50,7 +51,7 @@ class _BatchNorm(BatchNormModule):
     affine, bias    whether there is a weight (c,), and with it a bias (c,)
     dtype           of parameters and buffers: float32 for x of float32, float16 or bfloat16, or float64
     channel_axis    1, or -1 for channels-last x
-    activation, negative_slope, nonfinite, single_value, biased    as in `batch_norm`
+    activation, negative_slope, nonfinite, single_value, biased, virtual_batch_size    as in `batch_norm`
 
     weight, bias, running_mean, running_var (c,) and num_batches_tracked (), int64, are NumPy arrays or None.
     skipped_updates counts training calls that left the buffers as they were (nonfinite="skip", single_value
@@ -78,6 +79,7 @@ class _BatchNorm(BatchNormModule):
         nonfinite: NonFinite = "propagate",
         single_value: SingleValue = "raise",
         biased: bool = False,
+        virtual_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         c = self.num_features = as_int("num_features", num_features)
@@ -91,6 +93,9 @@ class _BatchNorm(BatchNormModule):
         self.nonfinite = nonfinite
         self.single_value = single_value
         self.biased = biased
+        self.virtual_batch_size = virtual_batch_size
+        if virtual_batch_size is not None and as_int("virtual_batch_size", virtual_batch_size) < 1:
+            raise ValueError(f"virtual_batch_size must be at least 1, got {virtual_batch_size}")
         self._check_arguments(np.dtype(dtype))
         self.weight = np.ones(c, dtype) if affine else None
         self.bias = np.zeros(c, dtype) if affine and bias else None
@@ -120,10 +125,13 @@ class _BatchNorm(BatchNormModule):
         weight_of_new = rule.momentum_of_new(rule.momentum if momentum is None else momentum)
         return cls(num_features, rule.eps if eps is None else eps, weight_of_new, **options)
 
-    def forward(self, x: Readable, residual: Readable | None = None, out: Array | None = None) -> Array:
+    def forward(
+        self, x: Readable, residual: Readable | None = None, out: Array | None = None, mask: Array | None = None
+    ) -> Array:
         """y of the shape and dtype of x.
 
-        residual: added before the activation, of the shape and dtype of x.  out: where y goes; may be x.
+        residual: added before the activation, of the shape and dtype of x.  out: where y goes; may be x.  mask: the
+        positions that the batch's statistics are taken of, as in `batch_norm`.
         In training mode the layer keeps a reference to x for `backward`: change x in place only after that.
         Errors: those of `batch_norm`; ValueError for another number of axes or channels.
         """
@@ -133,7 +141,7 @@ class _BatchNorm(BatchNormModule):
         tracked = self.track_running_stats or not learning
         mean, var = (self.running_mean, self.running_var) if tracked else (None, None)
         arguments = (x, mean, var, self.weight, self.bias, of_batch, self._step_momentum(), self.eps)
-        options = self._options(of_batch, residual, out)
+        options = self._options(of_batch, residual, out, mask)
         if not self.training:
             y: Array = batch_norm(*arguments, **options)
             return y
@@ -161,13 +169,10 @@ class _BatchNorm(BatchNormModule):
         dx, dweight, dbias, dresidual = batch_norm_backward(
             dy, saved.x, saved.mean, saved.var, self.weight, self.eps, saved.of_batch,
             channel_axis=self.channel_axis, activation=activation, mask=saved.mask,
-            residual=saved.has_residual, out=out,
+            statistics_mask=saved.valid, virtual_batch_size=self.virtual_batch_size, residual=saved.has_residual, out=out,
         )  # fmt: skip
         self._saved = None
-        if self.weight is not None:
-            self.weight_grad = dweight if self.weight_grad is None else self.weight_grad + dweight
-        if self.bias is not None:
-            self.bias_grad = dbias if self.bias_grad is None else self.bias_grad + dbias
+        self._accumulate(dweight, dbias)
         self.residual_grad = dresidual
         return dx
 
@@ -179,7 +184,7 @@ class _BatchNorm(BatchNormModule):
         try:
             result: Any = batch_norm(*arguments, **options)
             self._saved = self._save(arguments[0], arguments[5], result, options)
-            if counted and (result.skipped or self._count(arguments[0]) < 2):
+            if counted and (result.skipped or self._count(arguments[0], options) < 2):
                 self.skipped_updates += 1
             elif counted and self.num_batches_tracked is not None:
                 self.num_batches_tracked[...] += 1
@@ -196,21 +201,27 @@ class _BatchNorm(BatchNormModule):
         out = options["out"]
         overwritten = out is not None and (not isinstance(x, np.ndarray) or np.may_share_memory(x, out))
         # A single value per channel normalized with the running statistics: they do not depend on x.
-        borrowed = self.single_value == "running" and self._count(x) == 1
+        borrowed = self.single_value == "running" and self._count(x, options) == 1
         of_batch, residual = of_batch and not borrowed, options["residual"] is not None
-        return _Saved(x, result.mean, result.var, result.mask, of_batch, residual, overwritten)
+        return _Saved(x, result.mean, result.var, result.mask, options.get("mask"), of_batch, residual, overwritten)
 
-    def _count(self, x: Any) -> int:
-        """Values per channel."""
-        return int(math.prod(np.shape(x)) // self.num_features)
+    def _count(self, x: Any, options: dict[str, Any]) -> int:
+        """Values per channel; the fewest of a ghost batch."""
+        samples, mask = np.shape(x)[0], options.get("mask")
+        parts = max(1, samples // self.virtual_batch_size) if self.virtual_batch_size else 1
+        if mask is None:
+            return int(math.prod(np.shape(x)) // self.num_features // parts)
+        return int(mask.reshape(parts, -1).sum(1).min()) if mask.size else 0
 
-    def _options(self, of_batch: bool, residual: Any = None, out: Any = None) -> dict[str, Any]:
+    def _options(self, of_batch: bool, residual: Any = None, out: Any = None, mask: Any = None) -> dict[str, Any]:
         options = {
             "channel_axis": self.channel_axis, "activation": self.activation,
             "negative_slope": self.negative_slope, "residual": residual, "out": out,
         }  # fmt: skip
         if of_batch:
             options |= {"nonfinite": self.nonfinite, "single_value": self.single_value, "biased": self.biased}
+        if of_batch and (mask is not None or self.virtual_batch_size is not None):
+            options |= {"mask": mask, "virtual_batch_size": self.virtual_batch_size}
         return options
 
     def _step_momentum(self) -> float:
@@ -227,7 +238,8 @@ class _BatchNorm(BatchNormModule):
             raise ValueError(f"momentum must be None or a number from 0 to 1, got {self.momentum}")
         # The other arguments are checked where they are defined.
         x, zeros = np.zeros((2,) * self._ndims[-1], dtype), np.zeros(2, dtype)
-        batch_norm(x, zeros, zeros.copy(), training=True, eps=self.eps, **self._options(of_batch=True))
+        options = self._options(of_batch=True) | {"virtual_batch_size": None}
+        batch_norm(x, zeros, zeros.copy(), training=True, eps=self.eps, **options)
 
     def _check_input(self, x: Any) -> None:
         shape = x.shape if type(x) is np.ndarray else np.shape(x)

@@ -3,8 +3,6 @@
 
 #include <immintrin.h>
 
-#define NCPU_COLUMNS 4
-
 typedef __m512 vf;
 typedef __m512d vd;
 

@@ -50,11 +50,6 @@ enum { VF_LANES = 16, VD_LANES = 8 };
 
 #include NCPU_SIMD
 
-/* Vectors of columns that are summed at once: as many as registers hold. */
-#ifndef NCPU_COLUMNS
-#define NCPU_COLUMNS 1
-#endif
-
 #ifndef NCPU_COMPACT
 #define NCPU_COMPACT 0
 #endif

@@ -48,6 +48,7 @@ typedef struct {
 } buffers;
 
 static double input[2][MOST], vectors[2][MOST_CHANNELS], statistics[2][MOST_CHANNELS];
+static double row_mean[MOST], row_var[MOST];
 static results made;
 static buffers running;
 
@@ -76,6 +77,7 @@ static void prepare(ncpu_dtype dtype)
             random = random * 1664525u + 1013904223u;
             put(input[k], i, dtype, (int)(random >> 25) - 50);
         }
+    for (size_t i = 0; i < MOST; i++) row_mean[i] = (double)(i % 9) / 3, row_var[i] = 1000.0 + (double)i;
     for (size_t i = 0; i < MOST_CHANNELS; i++) {
         put(vectors[0], i, real_of(dtype), (int)(i % 7) - 3);
         put(vectors[1], i, real_of(dtype), (int)(i % 5) - 2);
@@ -161,6 +163,44 @@ static ncpu_status scale_axis_in_place(const call *c)
     return status ? status : ncpu_scale_axis(&c->y, c->p->axis, statistics[1], &c->y, made.var);
 }
 
+/* Rows of the last axis, or of the channels; weights as far as there are. */
+static ncpu_row_norm rows_of(const call *c, int axis, int rms)
+{
+    static const uint8_t marks[3][3] = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}};
+    const void *weight = c->p->shape[axis] <= MOST_CHANNELS ? vectors[0] : NULL;
+    return (ncpu_row_norm){.axes = marks[axis], .rms = rms, .weight = weight, .plus_one = rms, .eps = 1e-5};
+}
+static ncpu_status add_layer_norm(const call *c)
+{
+    const ncpu_row_norm norm = rows_of(c, 2, 0);
+    return ncpu_layer_norm(&c->x, &norm, &c->dy, &c->dresidual, NULL, NULL, &c->y, NULL, NULL);
+}
+static ncpu_status rms_norm(const call *c)
+{
+    const ncpu_row_norm norm = rows_of(c, c->p->axis, 1);
+    const ncpu_epilogue after = {.activation = NCPU_RELU6, .residual = &c->dy};
+    return ncpu_layer_norm(&c->x, &norm, NULL, NULL, &after, NULL, &c->y, NULL, NULL);
+}
+static ncpu_status layer_norm_int8(const call *c)
+{
+    const ncpu_row_norm norm = rows_of(c, c->p->axis, 0);
+    const ncpu_quantization quantization = {.scales = (float *)made.dresidual};
+    const ptrdiff_t strides[3] = {c->p->shape[1] * c->p->shape[2], c->p->shape[2], 1};
+    const ncpu_array y = {made.y, NCPU_I8, 3, c->p->shape, strides};
+    if (c->dtype == NCPU_F64) return NCPU_OK;
+    return ncpu_layer_norm(&c->x, &norm, NULL, NULL, NULL, &quantization, &y, NULL, NULL);
+}
+static ncpu_status layer_norm_backward(const call *c)
+{
+    const ncpu_row_norm norm = rows_of(c, 2, 0);
+    return ncpu_layer_norm_backward(&c->dy, &c->x, &norm, row_mean, row_var, NULL, &c->y, made.dresidual, NULL);
+}
+static ncpu_status rms_norm_backward(const call *c)
+{
+    const ncpu_row_norm norm = rows_of(c, c->p->axis, 1);
+    return ncpu_layer_norm_backward(&c->dy, &c->x, &norm, NULL, row_var, &c->dy, &c->y, made.dresidual, NULL);
+}
+
 static const struct {
     const char *name;
     ncpu_status (*run)(const call *);
@@ -175,6 +215,11 @@ static const struct {
     {"scale_shift", scale_shift},
     {"scale_axis", scale_axis},
     {"scale_axis in place", scale_axis_in_place},
+    {"add_layer_norm", add_layer_norm},
+    {"rms_norm", rms_norm},
+    {"layer_norm int8", layer_norm_int8},
+    {"layer_norm backward", layer_norm_backward},
+    {"rms_norm backward", rms_norm_backward},
 };
 enum { OPERATIONS = sizeof operations / sizeof *operations,
        PROBLEMS = sizeof problems / sizeof *problems };

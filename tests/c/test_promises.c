@@ -55,6 +55,34 @@ static ncpu_status dresidual_to(const call *c, ncpu_array dresidual, place other
                                     NCPU_RELU, NULL, (uint8_t *)mask, &c->dresidual, &dresidual, made.dweight, NULL);
 }
 
+static ncpu_status rows_to(const call *c, ncpu_array y, place other)
+{
+    const ncpu_row_norm norm = rows_of(c, 2, 0);
+    const ncpu_epilogue after = {.residual = other == NOWHERE ? NULL : &c->dy};
+    return ncpu_layer_norm(&c->x, &norm, NULL, NULL, &after, NULL, &y, NULL, NULL);
+}
+
+static ncpu_status added_to(const call *c, ncpu_array y, place other)
+{
+    const ncpu_row_norm norm = rows_of(c, c->p->axis, 1);
+    (void)other;
+    return ncpu_layer_norm(&c->x, &norm, &c->dy, &c->dresidual, NULL, NULL, &y, NULL, NULL);
+}
+
+static ncpu_status sum_to(const call *c, ncpu_array sum, place other)
+{
+    const ncpu_row_norm norm = rows_of(c, c->p->axis, 1);
+    (void)other;
+    return ncpu_layer_norm(&c->x, &norm, &c->dy, &sum, NULL, NULL, &c->dresidual, NULL, NULL);
+}
+
+static ncpu_status rows_dx_to(const call *c, ncpu_array dx, place other)
+{
+    const ncpu_row_norm norm = rows_of(c, 2, 0);
+    return ncpu_layer_norm_backward(&c->dy, &c->x, &norm, row_mean, row_var, other == X ? &c->dy : NULL, &dx,
+                                    made.dresidual, NULL);
+}
+
 static const struct {
     const char *name;
     ncpu_status (*run)(const call *c, ncpu_array y, place other);
@@ -65,6 +93,10 @@ static const struct {
     {"train, y = residual", train_to, OTHER, OTHER}, {"scale_shift, y = x", scale_shift_to, X, NOWHERE},
     {"scale_shift, y = residual", scale_shift_to, OTHER, OTHER},
     {"backward, dx = dy", dx_to, OTHER, OTHER},   {"backward, dresidual = dy", dresidual_to, OTHER, OTHER},
+    {"rows, y = x", rows_to, X, NOWHERE},         {"rows, y = residual", rows_to, OTHER, OTHER},
+    {"rows, y = added", added_to, OTHER, OTHER},  {"rows, y = x, added", added_to, X, OTHER},
+    {"rows, sum = x", sum_to, X, OTHER},          {"rows, sum = added", sum_to, OTHER, OTHER},
+    {"rows, dx = dy", rows_dx_to, OTHER, OTHER},  {"rows, dx = dy = dsum", rows_dx_to, OTHER, X},
 };
 
 static void check_in_place(const problem *p, ncpu_dtype dtype)
@@ -141,6 +173,45 @@ static void check_refusals(void)
     EXPECT(ncpu_use_isa(ncpu_isa()) == NCPU_OK && ncpu_isa_supported(ncpu_isa()) == 1, "the set in use");
 }
 
+static ncpu_status rows_refused(const ncpu_array *x, const ncpu_array *added, const ncpu_array *sum,
+                                const ncpu_epilogue *after, const ncpu_quantization *quantization, const ncpu_array *y)
+{
+    static const uint8_t last[3] = {0, 0, 1};
+    const ncpu_row_norm norm = {.axes = last, .eps = 1e-5};
+    return ncpu_layer_norm(x, &norm, added, sum, after, quantization, y, NULL, NULL);
+}
+
+static void check_row_refusals(void)
+{
+    static const ptrdiff_t shape[3] = {3, 5, 7}, other[3] = {3, 5, 6}, strides[3] = {140, 28, 4}, bytes[3] = {35, 7, 1};
+    const ncpu_array x = {input[0], NCPU_F32, 3, shape, strides}, y = {made.y, NCPU_F32, 3, shape, strides};
+    const ncpu_array sum = {made.dresidual, NCPU_F32, 3, shape, strides}, q = {made.y, NCPU_I8, 3, shape, bytes};
+    const ncpu_array unsigned_q = {made.y, NCPU_U8, 3, shape, bytes};
+    ncpu_array odd = y;
+    const ncpu_epilogue masked = {.activation = NCPU_RELU, .mask = made.mask}, unknown = {.activation = (ncpu_activation)99};
+    const ncpu_quantization good = {.scale = 1}, none = {.scale = 0}, dynamic = {.scales = (float *)made.mean};
+    EXPECT(rows_refused(&x, NULL, NULL, NULL, NULL, &y) == NCPU_OK, "refused rows that are right");
+    EXPECT(rows_refused(&x, &x, &sum, NULL, &good, &q) == NCPU_OK, "refused bytes that are right");
+    EXPECT(rows_refused(&x, NULL, NULL, NULL, &dynamic, &q) == NCPU_OK, "refused dynamic bytes that are right");
+    odd.shape = other;
+    EXPECT(rows_refused(&x, NULL, NULL, NULL, NULL, &odd) == NCPU_ERROR_ARGUMENT, "rows to another shape");
+    EXPECT(rows_refused(&x, &odd, &sum, NULL, NULL, &y) == NCPU_ERROR_ARGUMENT, "added of another shape");
+    odd = y, odd.dtype = NCPU_F64;
+    EXPECT(rows_refused(&x, NULL, NULL, NULL, NULL, &odd) == NCPU_ERROR_ARGUMENT, "rows to another dtype");
+    EXPECT(rows_refused(&x, &x, NULL, NULL, NULL, &y) == NCPU_ERROR_ARGUMENT, "added without sum");
+    EXPECT(rows_refused(&x, NULL, &sum, NULL, NULL, &y) == NCPU_ERROR_ARGUMENT, "sum without added");
+    EXPECT(rows_refused(&x, NULL, NULL, &masked, NULL, &y) == NCPU_ERROR_UNSUPPORTED, "rows with a mask");
+    EXPECT(rows_refused(&x, NULL, NULL, &unknown, NULL, &y) == NCPU_ERROR_ARGUMENT, "rows with an unknown activation");
+    EXPECT(rows_refused(&x, NULL, NULL, NULL, NULL, &q) == NCPU_ERROR_ARGUMENT, "bytes without quantization");
+    EXPECT(rows_refused(&x, NULL, NULL, NULL, &good, &y) == NCPU_ERROR_ARGUMENT, "quantization to floats");
+    EXPECT(rows_refused(&x, NULL, NULL, NULL, &none, &q) == NCPU_ERROR_ARGUMENT, "a scale of zero");
+    EXPECT(rows_refused(&x, NULL, NULL, NULL, &dynamic, &unsigned_q) == NCPU_ERROR_ARGUMENT, "dynamic to u8");
+    odd = x, odd.dtype = NCPU_F64;
+    EXPECT(rows_refused(&odd, NULL, NULL, NULL, &good, &q) == NCPU_ERROR_UNSUPPORTED, "doubles to bytes");
+    odd.dtype = NCPU_U8;
+    EXPECT(rows_refused(&odd, NULL, NULL, NULL, NULL, &y) == NCPU_ERROR_ARGUMENT, "rows of bytes");
+}
+
 static void check_empty(void)
 {
     static const ptrdiff_t strides[3] = {140, 28, 4};
@@ -171,6 +242,7 @@ int main(void)
     for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
         for (size_t i = 0; i < PROBLEMS; i++) check_in_place(&problems[i], dtypes[d]);
     check_refusals();
+    check_row_refusals();
     check_empty();
     return failed != 0;
 }

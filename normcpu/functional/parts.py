@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""batch_norm in training with statistics of less than the whole batch: of some positions, or of each ghost batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .._arrays import NONFINITE, as_choice, as_int, as_running, check_apart, real_of
+from .._grouped import Grouped, as_positions, gradients, normalize, update_running
+from .._types import Array, BatchNormGradients, BatchNormResult
+
+
+def cut(x: Array, axis: int, mask: Any, virtual_batch_size: Any) -> Grouped:
+    """x (n, ...) as (parts, n / parts, ...), each with statistics of its own."""
+    parts, part = 1, "batch"
+    if virtual_batch_size is not None:
+        size, part = as_int("virtual_batch_size", virtual_batch_size), "virtual batch"
+        if axis == 0:
+            raise ValueError("virtual_batch_size must be None where channel_axis is 0, got a number")
+        if size < 1 or x.shape[0] % size:
+            raise ValueError(f"virtual_batch_size must divide the {x.shape[0]} samples of x, got {size}")
+        parts = x.shape[0] // size
+    valid = as_positions(mask, x, axis, parts, part)
+    shape = (parts, x.shape[0] // parts, *x.shape[1:]) if parts else (0, 1, *x.shape[1:])
+    return Grouped(x.reshape(shape), axis + 1, x.shape[axis], valid)
+
+
+def train(
+    g: Grouped, x: Array, running: Mapping[str, Any], momentum: float, biased: bool, nonfinite: str, arguments: Any,
+    return_bits: bool, ghosts: bool,
+) -> BatchNormResult:  # fmt: skip
+    """batch_norm's result; a part with one value per channel has variance 0, and there is then no update."""
+    policy = as_choice("nonfinite", nonfinite, NONFINITE)
+    kept = {name: as_running(name, value, g.groups, real_of(x)) for name, value in running.items()}
+    weight, bias, _, activation, slope, residual, out = arguments
+    if kept["running_mean"] is not None:
+        inputs = {"x": x, "weight": weight, "bias": bias, "residual": residual, "mask": g.valid, **kept}
+        check_apart(tuple(kept), {name: a for name, a in inputs.items() if hasattr(a, "__array_interface__")})
+    made = normalize(g, x, *arguments, return_bits, kept)
+    single = bool(x.size) and bool((g.counts < 2).any())
+    skipped = not single and update_running(g, made, *kept.values(), momentum, biased, policy)
+    mean, var = (made.mean, made.var) if ghosts else (made.mean[0], made.var[0])
+    return BatchNormResult(made.y, mean, var, made.bits, skipped)
+
+
+def back(g: Grouped, x: Array, dy: Any, mean: Any, var: Any, *rest: Any) -> BatchNormGradients:
+    """batch_norm_backward's result."""
+    if g.x.shape[0] == 1:
+        mean, var = (m.reshape(1, -1) if getattr(m, "ndim", 0) == 1 else m for m in (mean, var))
+    return gradients(g, x, dy, mean, var, *rest)

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include "rows.h"
+
+#include <math.h>
+
+enum { EIGHT = 8, MOST = 256 }; /* rows: kernels measure eight at a time */
+
+ncpu_status ncpu_plan_rows(ncpu_rows *r, const ncpu_array *x, const uint8_t *axes, size_t group_bytes)
+{
+    if (x->dtype > NCPU_BF16) return NCPU_ERROR_ARGUMENT;
+    const ncpu_status status = ncpu_rows_of(x, axes, &r->view);
+    if (status) return status;
+    r->kernels = ncpu_kernels_in_use(), r->axes = axes, r->dtype = x->dtype;
+    const size_t fit = group_bytes / (r->view.s * ncpu_dtype_size(x->dtype) + 1);
+    r->group = fit > MOST ? MOST : fit > EIGHT ? fit / EIGHT * EIGHT : fit ? fit : 1;
+    return NCPU_OK;
+}
+
+ncpu_status ncpu_bring_rows(const ncpu_rows *r, const ncpu_array *array, const ncpu_array *x, ncpu_dtype dtype,
+                            ncpu_rows_array *brought)
+{
+    brought->given = array != NULL;
+    if (!array) return NCPU_OK;
+    return array->dtype != dtype ? NCPU_ERROR_ARGUMENT : ncpu_row_operand(array, x, r->axes, &brought->operand);
+}
+
+const void *ncpu_row_weight(const ncpu_rows *r, const ncpu_row_norm *norm, void *room)
+{
+    if (!norm->weight || !norm->plus_one) return norm->weight;
+    for (size_t j = 0; j < r->view.s; j++)
+        if (r->dtype == NCPU_F64) ((double *)room)[j] = 1 + ((const double *)norm->weight)[j];
+        else ((float *)room)[j] = 1 + ((const float *)norm->weight)[j];
+    return room;
+}
+
+int ncpu_drop_shifts(void *shifts, size_t rows, ncpu_dtype dtype)
+{
+    int any = 0;
+    double *doubles = dtype == NCPU_F64 ? shifts : NULL;
+    float *floats = dtype == NCPU_F64 ? NULL : shifts;
+    for (size_t i = 0; i < rows; i++) {
+        if (doubles) doubles[i] = fabs(doubles[i]) < 0x1p-54 ? 0 : doubles[i];
+        else floats[i] = fabsf(floats[i]) < 0x1p-25f ? 0 : floats[i];
+        any |= doubles ? doubles[i] != 0 : floats[i] != 0;
+    }
+    return any;
+}
