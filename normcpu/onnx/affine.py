@@ -105,6 +105,16 @@ class Affine:
         return self
 
 
+SAME = 1e-14  # of the largest: how far values lie apart that float64 makes of equal ones
+
+
+def one_value(values: Array) -> float | None:
+    """The value that all of them are, but for rounding; None where they differ, or are not finite."""
+    first = float(values.flat[0])
+    same = np.isfinite(values).all() and np.abs(values - first).max() <= SAME * np.abs(values).max()
+    return first if same else None
+
+
 def _at_rank(a: Array, rank: int) -> Array:
     """`a` with `rank` axes, and size 1 along each axis on which it is constant."""
     while a.ndim > rank and a.shape[0] == 1:

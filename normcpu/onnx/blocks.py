@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from .affine import Affine, Array, Refused
+from .affine import Affine, Array, Refused, one_value
 from .constants import attribute_or_input, integer, text
 from .net import Net, title
 from .push import Mover, Plan, backward, forward
+from .weights import Action, set_constant
 
 Move = Callable[[Array], Array]
 
@@ -71,20 +72,25 @@ def _once(blocks: int, by_column: bool, node: ir.Node) -> Move:
 
 @backward("B16", "Pad")
 def pad_backward(mover: Mover, node: ir.Node, output: int, affine: Affine) -> Plan:
-    _padding(mover.net, node, affine)
-    return mover.step(node) + mover.pull(node, 0, affine)
+    """s pad(x, v) + t = pad(s x + t, s v + t), where s v + t is the same in all channels, as 0 is under a scale."""
+    actions = _padding(mover.net, node, affine, lambda v: affine.scale * v + affine.shift)
+    return mover.step(node) + mover.pull(node, 0, affine) + Plan([], actions, [node] * len(actions))
 
 
 @forward("F5", "Pad")
 def pad_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> Plan:
+    """pad(s x + t, v) = s pad(x, (v - t) / s) + t, where (v - t) / s is the same in all channels."""
     if index != 0:
         raise Refused(f"Pad {title(node)} reads it as a parameter")
-    _padding(mover.net, node, affine)
-    return mover.step(node) + mover.push(node.outputs[0], affine)
+    actions = _padding(mover.net, node, affine, lambda v: (v - affine.shift) / affine.scale)
+    return mover.step(node) + mover.push(node.outputs[0], affine) + Plan([], actions, [node] * len(actions))
 
 
-def _padding(net: Net, node: ir.Node, affine: Affine) -> None:
-    """reflect, edge and wrap copy values; 0 stays 0 under a scale.  Nothing may vary along a padded axis."""
+def _padding(net: Net, node: ir.Node, affine: Affine, becomes: Callable[[float], Array]) -> list[Action]:
+    """What makes a Pad pad with another value; reflect, edge and wrap copy values, and need nothing.
+
+    Nothing may vary along a padded axis.
+    """
     amounts = attribute_or_input(net.constants, node, "pads", 1)
     if amounts is None or len(amounts) % 2:
         raise Refused(f"Pad {title(node)} has amounts that are not constant")
@@ -96,10 +102,27 @@ def _padding(net: Net, node: ir.Node, affine: Affine) -> None:
     padded = {axes[k % half] for k, n in enumerate(amounts) if n}
     if padded & affine.axes:
         raise Refused(f"Pad {title(node)} pads the axis that the factors vary along")
-    if text(node, "mode", "constant") == "constant" and padded:
-        value = net.constants.value(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
-        fill = node.attributes["value"].as_float() if "value" in node.attributes else value
-        if len(node.inputs) > 2 and node.inputs[2] is not None and value is None:
+    if text(node, "mode", "constant") != "constant" or not padded:
+        return []
+    fill = node.attributes["value"].as_float() if "value" in node.attributes else 0.0
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        known = net.constants.value(node.inputs[2])
+        if known is None or known.size != 1:
             raise Refused(f"Pad {title(node)} has a value that is not constant")
-        if not affine.keeps_zero or (fill is not None and np.any(fill)):
-            raise Refused(f"Pad {title(node)} pads with a constant, which the affine must not reach")
+        fill = float(known.ravel()[0])
+    with np.errstate(all="ignore"):
+        value = one_value(becomes(fill))
+    if fill == 0 and affine.keeps_zero:
+        return []
+    if value is None:
+        raise Refused(f"Pad {title(node)} pads with a constant, which becomes another in each channel")
+    return [_pad_with(net, node, value)]
+
+
+def _pad_with(net: Net, node: ir.Node, value: float) -> Action:
+    dtype = net.float_type(node.inputs[0])
+    if net.opset >= 11:
+        return set_constant(net, node, 2, np.array(value), dtype, f"{title(node)}_value")
+    if dtype == ir.DataType.DOUBLE:
+        raise Refused(f"Pad {title(node)} is of float64, and opset {net.opset} pads with float32 values")
+    return lambda: node.attributes.update(value=ir.AttrFloat32("value", value))

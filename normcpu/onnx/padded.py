@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from .affine import Affine, Array, Refused
+from .affine import Affine, Array, Refused, one_value
 from .constants import integer, ints, text
 from .conv import into_valid, only_data, pads, per_input, taps
 from .exact import check_range, new_constant
@@ -23,8 +23,6 @@ from .net import Net, title
 from .push import Elsewhere, Mover, Plan, forward
 from .quantised import is_quantised
 from .weights import Action, constant_input, scale_weight, set_constant, weight_shape
-
-SAME_SHIFT = 1e-14  # of the largest -t / s: what float64 makes of values that are equal
 
 
 class Padded(NamedTuple):
@@ -85,15 +83,14 @@ def conv_padded_by_value(mover: Mover, node: ir.Node, index: int, affine: Affine
         channel = int(np.argmax(dead & (at.t != 0)))
         raise Refused(f"no value of channel {channel}, of scale 0, is what Conv {title(node)} pads with")
     values = -at.t[~dead] / at.s[~dead]
-    if np.ptp(values) > SAME_SHIFT * np.abs(values).max():
-        channel = int(np.argmax(np.abs(values - values[0]) > SAME_SHIFT * np.abs(values).max()))
-        raise Refused(
-            f"Conv {title(node)} would be padded with {values[0]:g} in one channel and {values[channel]:g} in another"
-        )
+    value = one_value(values)
+    if value is None:
+        lowest, highest = values.min(), values.max()
+        raise Refused(f"Conv {title(node)} would be padded with {lowest:g} in one channel and {highest:g} in another")
     plan = mover.step(node, operations=1)
     plan.actions += into_valid(mover.net, node, at.s, at.t)
     amounts = [0, 0, *at.begin, 0, 0, *at.end]
-    plan.actions += [_pad_input(mover.net, node, amounts, float(values[0])), lambda: _without_pads(node)]
+    plan.actions += [_pad_input(mover.net, node, amounts, value), lambda: _without_pads(node)]
     plan.sole.append(node)
     return plan
 
