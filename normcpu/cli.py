@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -44,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return USAGE
     try:
+        import logging
+
         from .onnx import CannotRun, ModelError, UnknownRule
     except ModuleNotFoundError as missing:
         return _fail(str(missing), MISSING)
@@ -193,13 +194,12 @@ def run_inspect(chosen: argparse.Namespace) -> int:
 
 
 def run_verify(chosen: argparse.Namespace) -> int:
-    from .onnx import CannotRun, Reference, load
-    from .onnx.fold import with_data
+    from .onnx import CannotRun
+    from .onnx.large import compare_files
 
-    original, folded = (with_data(load(path)) for path in (chosen.original, chosen.folded))
     try:
         with _working("running both models", False):
-            result = Reference(original, _feeds(chosen.inputs), chosen.seed).compare(folded)
+            result = compare_files(chosen.original, chosen.folded, _feeds(chosen.inputs), chosen.seed)
     except CannotRun as problem:
         return _fail(f"{chosen.original} cannot be run here: {problem}", FILE)
     print(result.table())

@@ -203,6 +203,25 @@ def check_weights(proto: Any, data: Path, channels: int) -> None:
         assert np.abs(got - raw * factors).max() <= 2e-7 * np.abs(got).max(), k
 
 
+def test_models_of_any_size_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Large ones from their files, which any model is where the limit is 0."""
+    peer("onnxruntime")
+    from normcpu.onnx import large as large_models
+
+    large(tmp_path, 3, 64)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["fold", "model.onnx", "-o", "out.onnx", "-q", "--no-verify"]) == cli.DONE
+    monkeypatch.setattr(large_models, "PROTOBUF_LIMIT", 0)
+    assert cli.main(["verify", "model.onnx", "out.onnx"]) == cli.DONE
+    assert "weights moved by an ulp" in capsys.readouterr().out
+    data = np.fromfile("out.onnx.data", np.float32)
+    data[: 64 * 64] *= 1.01
+    data.tofile("out.onnx.data")
+    assert cli.main(["verify", "model.onnx", "out.onnx"]) == cli.DIFFERS
+
+
 @pytest.mark.slow
 @pytest.mark.huge
 def test_more_than_two_gigabytes(tmp_path: Path) -> None:

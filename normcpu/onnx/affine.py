@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+MOST_AXES = 32  # of an array, NumPy 1 says
 Dim = int | str  # a size, or the name of one that is not known; equal names are equal sizes
 
 
@@ -43,6 +44,8 @@ class Affine:
     @classmethod
     def along(cls, rank: int, axis: int, scale: npt.ArrayLike = 1.0, shift: npt.ArrayLike = 0.0) -> Affine:
         """From vectors (or scalars) along one axis."""
+        if not -rank <= axis < rank:
+            raise Refused(f"a tensor of {rank} axes has no axis {axis}")
         shape = [1] * rank
         shape[axis] = -1
         return cls.of(rank, np.asarray(scale, np.float64).reshape(shape), np.asarray(shift, np.float64).reshape(shape))
@@ -117,6 +120,8 @@ def one_value(values: Array) -> float | None:
 
 def _at_rank(a: Array, rank: int) -> Array:
     """`a` with `rank` axes, and size 1 along each axis on which it is constant."""
+    if rank > MOST_AXES:
+        raise Refused(f"a tensor has {rank} axes")
     while a.ndim > rank and a.shape[0] == 1:
         a = a[0]
     if a.ndim > rank:

@@ -146,9 +146,11 @@ def _convolution(net: Net, use: Use) -> Branch | None:
     axes = weight.ndim - 2
     strides, dilations = (ints(node, name) or [1] * axes for name in ("strides", "dilations"))
     pads = ints(node, "pads") or [0] * (2 * axes)
+    bias = np.zeros(weight.shape[0]) if bias is None else bias
     if (len(strides), len(dilations), len(pads)) != (axes, axes, 2 * axes) or min(dilations) < 1:
         return None
-    bias = np.zeros(weight.shape[0]) if bias is None else bias
+    if bias.shape != weight.shape[:1]:
+        return None
     return Branch(use, x, node, weight, bias, strides, dilations, pads[:axes], pads[axes:], integer(node, "group", 1))
 
 

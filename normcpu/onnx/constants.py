@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ml_dtypes
@@ -173,7 +174,10 @@ def _of_attribute(node: ir.Node) -> Evaluated | None:
     for attribute in node.attributes.values():
         if attribute.name == "value":
             tensor = attribute.as_tensor()
-            return None if tensor.size > LARGEST or tensor.dtype == ir.DataType.STRING else to_double(tensor.numpy())
+            if tensor.size > LARGEST or tensor.dtype == ir.DataType.STRING:
+                return None
+            with suppress(ValueError):  # what it says of its size, and what it holds, are two things
+                return to_double(tensor.numpy())
         if attribute.name in ("value_float", "value_floats"):
             return np.asarray(attribute.value, np.float32).astype(np.float64)
         if attribute.name in ("value_int", "value_ints"):

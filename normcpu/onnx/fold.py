@@ -120,7 +120,7 @@ def _verified(
 ) -> tuple[ir.Model, Report]:
     original = again()
     if size(original) > PROTOBUF_LIMIT:
-        report.not_verified = "it is larger than 2 GB"
+        report.not_verified = "it is larger than 2 GB; normcpu verify compares such files, one at a time"
         return folded, report
     try:
         reference = Reference(with_data(original), inputs)

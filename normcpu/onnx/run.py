@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,27 +22,46 @@ Outputs = list[np.ndarray[Any, Any]]
 SIZES = (2, 8, 32, 64, 16, 4, 224, 1)  # tried in turn for axes of unknown size, until the original runs
 
 
+LONGEST = 600  # seconds for one run: a file may ask for a loop of 2^62 rounds
+
+
 class CannotRun(Exception):
     """No runtime here runs the model on inputs that could be found: why."""
 
 
-def run(model: onnx.ModelProto, feeds: Feeds) -> tuple[Outputs, str]:
-    """In ONNX Runtime without optimizations, or where that cannot in ONNX's reference evaluator."""
+def run(model: onnx.ModelProto | str, feeds: Feeds) -> tuple[Outputs, str]:
+    """In ONNX Runtime without optimizations, or where that cannot in ONNX's evaluator; a file only in the first."""
     try:
         import onnxruntime as ort
     except ModuleNotFoundError:
+        if isinstance(model, str):
+            raise CannotRun("a model of this size takes ONNX Runtime, which is not installed") from None
         return evaluate(model, feeds), "onnx.reference"
     ort.set_default_logger_severity(4)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        source = model if isinstance(model, str) else model.SerializeToString()
+        session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         wanted = {i.name for i in (*session.get_inputs(), *session.get_overridable_initializers())}
-        return session.run(None, {k: v for k, v in feeds.items() if k in wanted}), "onnxruntime"
+        return _in_time(session, {k: v for k, v in feeds.items() if k in wanted}), "onnxruntime"
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-        if "NOT_IMPLEMENTED" in str(error):
+        if "NOT_IMPLEMENTED" in str(error) and not isinstance(model, str):
             return evaluate(model, feeds), "onnx.reference"
         raise CannotRun(str(error).strip().splitlines()[0][:300]) from error
+
+
+def _in_time(session: Any, feeds: Feeds) -> Outputs:
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    alarm = threading.Timer(LONGEST, lambda: setattr(options, "terminate", True))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        return list(session.run(None, feeds, options))
+    finally:
+        alarm.cancel()
 
 
 def evaluate(model: onnx.ModelProto, feeds: Feeds) -> Outputs:
@@ -56,16 +76,17 @@ def evaluate(model: onnx.ModelProto, feeds: Feeds) -> Outputs:
 
 
 def first_run(
-    model: onnx.ModelProto, feeds: Sequence[Feeds] | None, seed: int
+    model: onnx.ModelProto, feeds: Sequence[Feeds] | None, seed: int, file: str | None = None
 ) -> tuple[Sequence[Feeds], list[Outputs], str]:
+    """(inputs, outputs, where it ran), of the file if there is one: then `model` has its graph alone."""
     if feeds is not None:
-        ran = [run(model, f) for f in feeds]
+        ran = [run(file or model, f) for f in feeds]
         return feeds, [r[0] for r in ran], ran[0][1]
     problem: CannotRun | None = None
     for unknown in SIZES if _has_unknown_sizes(model) else SIZES[:1]:
         made = [random_inputs(model, unknown, seed + k) for k in range(2)]
         try:
-            ran = [run(model, f) for f in made]
+            ran = [run(file or model, f) for f in made]
             return made, [r[0] for r in ran], ran[0][1]
         except CannotRun as error:
             problem = problem or error

@@ -93,8 +93,11 @@ def save(model: ir.Model, path: str | os.PathLike[str], external_data: bool | No
     external = f"{target.name}.data" if apart else None
     if external and (target.parent / external).resolve() in read:
         raise ModelError(f"{target.parent / external} holds data of the model that is being read: choose another name")
-    with whole(path, *([external] if external else [])) as made:
-        write_model(model, made, external)
+    try:
+        with whole(path, *([external] if external else [])) as made:
+            write_model(model, made, external)
+    except ir.serde.SerdeError as error:  # what onnx_ir read without a word and cannot write
+        raise ModelError(f"{path}: cannot be written: {first_line(error)}") from error
 
 
 def copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:

@@ -87,29 +87,29 @@ class Reference:
             raise CannotRun("its results are random")
         self.feeds, self.unfolded, self.runtime = first_run(model, feeds, seed)
         self.names = [o.name for o in model.graph.output]
-        self.slack = max(SLACK[t] for t in _types(model))
+        self.slack = slack_of(float_types(model))
         try:
             if _multiplications(model) > SMALL:
                 raise CannotRun
             self.expected = [evaluate(as_double(model), double(f)) for f in self.feeds]
-            self.own = _errors(self.unfolded, self.expected)
+            self.own = errors(self.unfolded, self.expected)
             if max(self.own) > DISTRUST:
                 raise CannotRun
             self.kind = "float64"
         except Exception:  # the evaluator lacks operations, and raises what it likes
             self.expected = self.unfolded
             moved = [run(jittered(model, seed), f)[0] for f in self.feeds]
-            self.own = [e if np.isfinite(e) else 0.0 for e in _errors(moved, self.unfolded)]
+            self.own = [e if np.isfinite(e) else 0.0 for e in errors(moved, self.unfolded)]
             self.kind = "itself, weights moved by an ulp"
 
-    def compare(self, model: onnx.ModelProto) -> Verification:
+    def compare(self, model: onnx.ModelProto | str) -> Verification:
         try:
             got = [run(model, f)[0] for f in self.feeds]
-            errors = _errors(got, self.expected)
+            found = errors(got, self.expected)
         except CannotRun as problem:
             return Verification([OutputError(f"does not run: {problem}", np.inf, 0.0, 0.0)], self.runtime, self.kind)
         made: list[OutputError] = []
-        for name, e, own, y in zip(self.names, errors, self.own, self.unfolded[0], strict=True):
+        for name, e, own, y in zip(self.names, found, self.own, self.unfolded[0], strict=True):
             slack = self.slack if is_float(np.asarray(y).dtype) else INTEGER_SLACK
             k = len(made)
             pairs = [(np.asarray(ys[k]), np.asarray(rs[k])) for ys, rs in zip(got, self.expected, strict=True)]
@@ -117,7 +117,7 @@ class Reference:
         return Verification(made, self.runtime, self.kind)
 
 
-def _errors(got: Sequence[Outputs], expected: Sequence[Outputs]) -> list[float]:
+def errors(got: Sequence[Outputs], expected: Sequence[Outputs]) -> list[float]:
     """Per output, the largest over all inputs of max |y - r| / max |r|, or of integers the part that differs; infinite
     where shapes or NaNs differ."""
     worst = [0.0] * len(expected[0])
@@ -169,7 +169,11 @@ def _top_1(pairs: Pairs) -> float | None:
     return float(every.mean()) if every.size else None
 
 
-def _types(model: onnx.ModelProto) -> set[ir.DataType]:
+def slack_of(types: set[ir.DataType]) -> float:
+    return max(SLACK[t] for t in types)
+
+
+def float_types(model: onnx.ModelProto) -> set[ir.DataType]:
     found = {ir.DataType(t.data_type) for t in model.graph.initializer}
     found |= {ir.DataType(v.type.tensor_type.elem_type) for v in [*model.graph.input, *model.graph.output]}
     return (found & FLOATS) or {ir.DataType.FLOAT}
