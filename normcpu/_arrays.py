@@ -166,13 +166,13 @@ def output_for(
     return array
 
 
-def as_mask(value: Any, x: Array, axis: int) -> Bits:
+def as_mask(value: Any, shape: tuple[int, ...]) -> Bits:
     """The bits of a forward pass, side by side as C reads them."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"mask must be a numpy.ndarray, got {type(value).__name__}")
     refuse_special("mask", value)
-    if value.shape != mask_shape(x, axis):
-        raise ValueError(f"mask must have shape {mask_shape(x, axis)}, got {value.shape}")
+    if value.shape != shape:
+        raise ValueError(f"mask must have shape {shape}, got {value.shape}")
     if value.dtype != np.uint8:
         raise TypeError(f"mask must be uint8, got {value.dtype}")
     return np.ascontiguousarray(value)

@@ -13,7 +13,7 @@ from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.math cimport isfinite
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp
 
 cnp.import_array()
@@ -291,4 +291,5 @@ def moments_merge(Py_ssize_t c, int64_t into_count, into, int64_t count, part):
         ncpu_moments_merge(c, into_count, &whole, count, &other)
 
 
+include "_dropout.pxi"
 include "_machine.pxi"

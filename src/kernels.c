@@ -27,6 +27,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 }
 
 #include "statistics.inc"
+#include "kernels/random.inc"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -170,6 +171,8 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .apply_runs_i8 = apply_runs_i8, .apply_cols_i8 = apply_cols_i8,
     .scale_runs = {scale_runs_f32, scale_runs_f64, scale_runs_f16, scale_runs_bf16},
     .scale_cols = {scale_cols_f32, scale_cols_f64, scale_cols_f16, scale_cols_bf16},
+    .random_bits = random_bits,
+    .keep = {keep_f32, keep_f64, keep_f16, keep_bf16},
     .finish = finish,
     .merge = merge,
 };

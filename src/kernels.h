@@ -104,6 +104,31 @@ typedef struct {
     int stream; /* write past the cache */
 } ncpu_scale_args;
 
+enum { NCPU_RANDOM_BLOCK = 1024 }; /* bits that random_bits makes together */
+
+/* Bits of blocks [first, first + blocks): 1 where a random number in [0, 1) is at least threshold / 2^64.
+ * The number of place i is 0.b0 b1 b2 ...: bit k is bit i % 128 of Philox4x32-7 with the counter
+ * (i / 128 modulo 2^32, i / 2^39, k, 0) and the key (seed modulo 2^32, seed / 2^32).
+ * Salmon, Moraes, Dror and Shaw (2011), https://doi.org/10.1145/2063384.2063405: 7 rounds pass BigCrush. */
+typedef struct {
+    uint64_t seed, threshold, first;
+    size_t blocks;
+    uint64_t *bits;    /* OUT: (blocks, NCPU_RANDOM_BLOCK / 64) */
+    const char *soon;  /* what is wanted next, (blocks, soon_bytes), is prefetched meanwhile; soon_bytes may be 0 */
+    size_t soon_bytes;
+} ncpu_random_args;
+
+/* y = bit i ? x * scale + shift : other, i in [0, len).  x may be y; bits is readable for 8 bytes more. */
+typedef struct {
+    size_t len;
+    const void *x;
+    void *y;
+    const uint8_t *bits;
+    double scale, shift, other;
+    int plain;  /* shift and other are 0 */
+    int stream; /* write past the cache */
+} ncpu_keep_args;
+
 typedef struct {
     /* k[j] = mean of up to four vectors spread over channel j (runs) or of up to 32 rows (cols), as
      * ncpu_start has it. */
@@ -135,6 +160,8 @@ typedef struct {
     void (*apply_runs_u8)(const ncpu_apply_args *), (*apply_cols_u8)(const ncpu_apply_args *); /* y is f32 */
     void (*apply_runs_i8)(const ncpu_apply_args *), (*apply_cols_i8)(const ncpu_apply_args *);
     void (*scale_runs[NCPU_BF16 + 1])(const ncpu_scale_args *), (*scale_cols[NCPU_BF16 + 1])(const ncpu_scale_args *);
+    void (*random_bits)(const ncpu_random_args *);
+    void (*keep[NCPU_BF16 + 1])(const ncpu_keep_args *);
     /* out: mean = k + s1/count, m2 = s2 - s1^2/count.  rejected[j]: k was further than sigma / sqrt(near) from the
      * mean, or s2 left [tiny * count, inf): measure again.  Returns whether any is. */
     int (*finish)(size_t c, double count, double tiny, double near, const double *k, const double *s1, const double *s2,

@@ -226,4 +226,41 @@ MOMENTS = [
      "got 1 and mean (3,), mean_tail (3,), m2 (2,), m2_tail (3,)"),
 ]  # fmt: skip
 
-BAD_CALLS = [*X, *PARAMETERS, *NUMBERS, *WRITTEN, *MOMENTS]
+DROPOUT = [
+    ("dropout(None)", TypeError, "x must be an array, got NoneType"),
+    ("dropout(x.astype('int32'))", TypeError, FLOATS + "int32" + TO_FLOAT),
+    ("dropout(x, -0.1)", ValueError, "p must be a probability, from 0 to 1, got -0.1"),
+    ("dropout(x, 1.5)", ValueError, "p must be a probability, from 0 to 1, got 1.5"),
+    ("dropout(x, np.nan)", ValueError, "p must be finite, got nan"),
+    ("alpha_dropout(x, '0.5')", TypeError, "p must be a number, got str"),
+    ("dropout(x, rng=1.5)", TypeError, "rng must be a numpy.random.Generator, an int or None, got float"),
+    ("dropout(x, rng=np.random.RandomState(1))", TypeError,
+     "rng must be a numpy.random.Generator, an int or None, got RandomState"),
+    ("dropout(x, rng=-1)", ValueError, "rng must be a seed from 0 to 2**64 - 1, got -1"),
+    ("dropout(x, rng=2**64)", ValueError, f"rng must be a seed from 0 to 2**64 - 1, got {2**64}"),
+    ("dropout(x, out=x[:1])", ValueError, "out must have shape (2, 3, 4), got (1, 3, 4)"),
+    ("dropout(front, out=back)", ValueError,
+     "out partly overlaps x: it must be x itself or share no memory with it"),
+    ("dropout1d(w)", ValueError, "x must have 2 or 3 dimensions, got shape (3,)"),
+    ("dropout3d(x)", ValueError, "x must have 4 or 5 dimensions, got shape (2, 3, 4)"),
+    ("dropout1d(x, channel_axis=3)", ValueError,
+     "channel_axis must be an axis of x, which has shape (2, 3, 4), got 3"),
+    ("dropout1d(x, channel_axis=0)", ValueError,
+     "channel_axis must not be that of the samples, 0, of x with shape (2, 3, 4)"),
+    ("dropout1d(x, channel_axis='c')", TypeError, "channel_axis must be an int, got str"),
+    ("dropout_backward(x, None)", TypeError, "mask must be a numpy.ndarray, got NoneType"),
+    ("dropout_backward(x, np.zeros(4, 'u1'))", ValueError, "mask must have shape (3,), got (4,)"),
+    ("dropout_backward(x, np.zeros(3, bool))", TypeError, "mask must be uint8, got bool"),
+    ("dropout_backward(x, np.zeros(3, 'u1'), axes=1)", ValueError, "mask must have shape (1,), got (3,)"),
+    ("dropout_backward(x, np.zeros(3, 'u1'), axes=4)", ValueError, "axes must be None, 1, 2 or 3, got 4"),
+    ("dropout_backward(x, np.zeros(3, 'u1'), 2)", ValueError, "p must be a probability, from 0 to 1, got 2.0"),
+    ("dropout_backward(x, np.zeros(3, 'u1'), out=w)", ValueError, "out must have shape (2, 3, 4), got (3,)"),
+    ("Dropout(1.01)", ValueError, "p must be a probability, from 0 to 1, got 1.01"),
+    ("Dropout(rng='1')", TypeError, "rng must be a numpy.random.Generator, an int or None, got str"),
+    ("Dropout2d(channel_axis=1.0)", TypeError, "channel_axis must be an int, got float"),
+    ("Dropout3d()(x)", ValueError, "x must have 4 or 5 dimensions, got shape (2, 3, 4)"),
+    ("Dropout().backward(x)", RuntimeError,
+     "Dropout.backward: call the layer in training mode first, once for each"),
+]  # fmt: skip
+
+BAD_CALLS = [*X, *PARAMETERS, *NUMBERS, *WRITTEN, *MOMENTS, *DROPOUT]

@@ -17,5 +17,17 @@ TypeError: not an array, or a dtype that is not as above.  ValueError: shapes, v
 
 from .affine import scale_shift
 from .batch import batch_norm, batch_norm_backward
+from .dropout import alpha_dropout, dropout, dropout_backward
+from .dropout_channels import dropout1d, dropout2d, dropout3d
 
-__all__ = ["batch_norm", "batch_norm_backward", "scale_shift"]
+__all__ = [
+    "alpha_dropout",
+    "batch_norm",
+    "batch_norm_backward",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "dropout_backward",
+    "scale_shift",
+]

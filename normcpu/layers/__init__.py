@@ -2,5 +2,15 @@
 """The functions as objects that hold parameters, with PyTorch's constructors and state_dict keys."""
 
 from .batch import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
+__all__ = [
+    "AlphaDropout",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+]
