@@ -196,6 +196,38 @@ ncpu_status ncpu_dropout(const ncpu_array *x, const ncpu_dropped *what, uint64_t
 ncpu_status ncpu_dropout_backward(const ncpu_array *dy, const ncpu_dropped *what, const uint8_t *mask,
                                   const ncpu_array *dx);
 
+/* ---- Optimizers ----------------------------------------------------------------------------------- */
+
+/* One parameter, its elements side by side in every array. */
+typedef struct {
+    ncpu_dtype dtype; /* f32 or f64 */
+    size_t count;
+    void *weight;         /* INOUT */
+    const void *gradient; /* the loss's */
+    void *mean, *square;  /* INOUT, zeros at first: running means of the gradient and, for AdamW, of its square */
+    int64_t step;         /* of this parameter, 1 for the first */
+    int decayed;          /* 0: weight_decay does not hold for this one */
+} ncpu_parameter;
+
+/* g = gradient + weight_decay * weight;  mean = momentum * mean + (1 - dampening) * g, at the first step g;
+ * weight -= rate * (nesterov ? g + momentum * mean : mean), or rate * g where the parameter has no mean.
+ * https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html */
+typedef struct {
+    double rate, momentum, dampening, weight_decay;
+    int nesterov;
+} ncpu_sgd;
+
+/* weight -= rate * weight_decay * weight;  mean = beta1 * mean + (1 - beta1) * gradient, square alike of gradient^2;
+ * weight -= rate * (mean / (1 - beta1^step)) / (sqrt(square / (1 - beta2^step)) + eps).
+ * https://arxiv.org/abs/1711.05101, algorithm 2, with the decay times the rate, as everyone has it. */
+typedef struct {
+    double rate, beta1, beta2, eps, weight_decay;
+} ncpu_adamw;
+
+/* A step of all parameters, which share no memory: in the type of each, rounded as float or double arithmetic does. */
+ncpu_status ncpu_sgd_step(const ncpu_sgd *how, const ncpu_parameter *parameters, size_t count);
+ncpu_status ncpu_adamw_step(const ncpu_adamw *how, const ncpu_parameter *parameters, size_t count);
+
 /* ---- The machine ---------------------------------------------------------------------------------- */
 
 /* The names of the instruction sets in this build, best first, NULL at the end.  Strings here are never freed. */

@@ -28,12 +28,15 @@ from .layers import (
     Dropout2d,
     Dropout3d,
 )
+from .optim import SGD, AdamW
 from .statistics import Moments, moments
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CONVENTIONS",
+    "SGD",
+    "AdamW",
     "AlphaDropout",
     "BatchNorm1d",
     "BatchNorm2d",

@@ -64,6 +64,29 @@ cdef extern from "normcpu.h" nogil:
         int batched
     ncpu_status ncpu_dropout(const ncpu_array *, const ncpu_dropped *, uint64_t, const ncpu_array *, uint8_t *)
     ncpu_status ncpu_dropout_backward(const ncpu_array *, const ncpu_dropped *, const uint8_t *, const ncpu_array *)
+    ctypedef struct ncpu_parameter:
+        ncpu_dtype dtype
+        size_t count
+        void *weight
+        const void *gradient
+        void *mean
+        void *square
+        int64_t step
+        int decayed
+    ctypedef struct ncpu_sgd:
+        double rate
+        double momentum
+        double dampening
+        double weight_decay
+        int nesterov
+    ctypedef struct ncpu_adamw:
+        double rate
+        double beta1
+        double beta2
+        double eps
+        double weight_decay
+    ncpu_status ncpu_sgd_step(const ncpu_sgd *, const ncpu_parameter *, size_t)
+    ncpu_status ncpu_adamw_step(const ncpu_adamw *, const ncpu_parameter *, size_t)
     const char *const *ncpu_isas_built()
     int ncpu_isa_supported(const char *)
     const char *ncpu_isa()

@@ -9,6 +9,7 @@ cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_Occurred
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.math cimport isfinite
@@ -292,4 +293,5 @@ def moments_merge(Py_ssize_t c, int64_t into_count, into, int64_t count, part):
 
 
 include "_dropout.pxi"
+include "_optim.pxi"
 include "_machine.pxi"

@@ -54,6 +54,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 #undef AS_FLOAT
 
 #define SET f32
+#define WITH_STEPS
 #define T float
 #define P vf
 #define V vf
@@ -101,6 +102,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 #include "kernels.inc"
 
 #define SET f64
+#define WITH_STEPS
 #define T double
 #define P vd
 #define V vd
@@ -172,6 +174,7 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .scale_runs = {scale_runs_f32, scale_runs_f64, scale_runs_f16, scale_runs_bf16},
     .scale_cols = {scale_cols_f32, scale_cols_f64, scale_cols_f16, scale_cols_bf16},
     .random_bits = random_bits,
+    .sgd = {sgd_f32, sgd_f64}, .adamw = {adamw_f32, adamw_f64},
     .keep = {keep_f32, keep_f64, keep_f16, keep_bf16},
     .finish = finish,
     .merge = merge,

@@ -129,6 +129,18 @@ typedef struct {
     int stream; /* write past the cache */
 } ncpu_keep_args;
 
+/* sgd: g = gradient + decay * weight, mean = keep_mean * mean + take_mean * g, weight -= rate * mean, for nesterov
+ * rate * (g + momentum * mean), without a mean rate * g.
+ * adamw: mean += take_mean * (gradient - mean), square = keep_square * square + take_square * gradient^2,
+ * weight = decay * weight - rate * mean / (sqrt(square) * spread + eps). */
+typedef struct {
+    size_t count;
+    void *weight, *mean, *square;
+    const void *gradient;
+    int nesterov;
+    double rate, decay, keep_mean, take_mean, momentum, keep_square, take_square, spread, eps;
+} ncpu_step_args;
+
 typedef struct {
     /* k[j] = mean of up to four vectors spread over channel j (runs) or of up to 32 rows (cols), as
      * ncpu_start has it. */
@@ -162,6 +174,7 @@ typedef struct {
     void (*scale_runs[NCPU_BF16 + 1])(const ncpu_scale_args *), (*scale_cols[NCPU_BF16 + 1])(const ncpu_scale_args *);
     void (*random_bits)(const ncpu_random_args *);
     void (*keep[NCPU_BF16 + 1])(const ncpu_keep_args *);
+    void (*sgd[NCPU_F64 + 1])(const ncpu_step_args *), (*adamw[NCPU_F64 + 1])(const ncpu_step_args *);
     /* out: mean = k + s1/count, m2 = s2 - s1^2/count.  rejected[j]: k was further than sigma / sqrt(near) from the
      * mean, or s2 left [tiny * count, inf): measure again.  Returns whether any is. */
     int (*finish)(size_t c, double count, double tiny, double near, const double *k, const double *s1, const double *s2,

@@ -263,4 +263,30 @@ DROPOUT = [
      "Dropout.backward: call the layer in training mode first, once for each"),
 ]  # fmt: skip
 
-BAD_CALLS = [*X, *PARAMETERS, *NUMBERS, *WRITTEN, *MOMENTS, *DROPOUT]
+OPTIMIZERS = [
+    ("SGD(x)", TypeError, "params must be a mapping or a list of arrays, got ndarray"),
+    ("SGD([[1.0]])", TypeError, "0 must be a numpy.ndarray, got list"),
+    ("SGD({'w': x.astype('float16')})", TypeError, "w must be float32, got float16"),
+    ("SGD({'w': read_only})", ValueError, "w must be writeable, got a read-only array"),
+    ("SGD({'w': x[:, ::2]})", ValueError,
+     "w is updated in place, so it must be contiguous, got strides (48, 32, 4)"),
+    ("SGD({'a': front, 'b': back})", ValueError, "b must not share memory with a"),
+    ("SGD([('a', x), ('a', w)])", ValueError, "params must have a name each, got 'a' twice"),
+    ("SGD([w], -1.0)", ValueError, "lr must be finite and at least 0, got -1.0"),
+    ("SGD([w], momentum='0.9')", TypeError, "momentum must be a number, got str"),
+    ("SGD([w], nesterov=True)", ValueError, "nesterov needs a momentum and no dampening, got 0.0 and 0.0"),
+    ("SGD([w], weight_decay=-1e-4)", ValueError, "weight_decay must be finite and at least 0, got -0.0001"),
+    ("SGD([w], decay='norms')", ValueError, "decay must be 'all' or 'weights', got 'norms'"),
+    ("AdamW([w], betas=0.9)", ValueError, "betas must be two numbers, got 0.9"),
+    ("AdamW([w], betas=(0.9, 1.0))", ValueError, "betas must be below 1, got (0.9, 1.0)"),
+    ("AdamW([w], eps=-1.0)", ValueError, "eps must be finite and at least 0, got -1.0"),
+    ("AdamW([w]).step(w)", TypeError, "grads must be a mapping or a list of arrays, got ndarray"),
+    ("AdamW([w]).step([w, w])", ValueError, "grads must have 1 entries, got 2"),
+    ("AdamW({'w': w}).step({'v': w})", ValueError,
+     "grads must have the names of the parameters, got a difference in v, w"),
+    ("AdamW({'w': w}).step({'w': x})", ValueError, "the gradient of w must have shape (3,), got (2, 3, 4)"),
+    ("AdamW({'w': w}).step({'w': m64})", TypeError, "the gradient of w must be float32, got float64"),
+    ("AdamW({'w': w}).step({'w': 'w'})", TypeError, "the gradient of w must be an array, got str"),
+]  # fmt: skip
+
+BAD_CALLS = [*X, *PARAMETERS, *NUMBERS, *WRITTEN, *MOMENTS, *DROPOUT, *OPTIMIZERS]
