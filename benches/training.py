@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """python benches/training.py: dropout and the optimizers beside torch, in percent of the memory limit, one thread.
 
-The limit is what the loops of limit.c take for the bytes that cannot be avoided: of dropout x and y, of its gradient the
-same, of SGD with momentum five arrays and of AdamW seven.  Minima of rounds in which the contestants take turns.
+The limit is what the loops of limit.c take for the bytes that cannot be avoided: of dropout and its gradient x and y,
+of SGD with momentum five arrays and of AdamW seven.  Minima of rounds in which the contestants take turns.
 """
 
 import sys
