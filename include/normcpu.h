@@ -260,6 +260,64 @@ void ncpu_moments_merge(size_t c, int64_t into_count, const ncpu_moments_state *
  * says whether y overflows or loses digits, and with y NULL whether it would. */
 ncpu_status ncpu_scale_axis(const ncpu_array *x, int axis, const double *factor, const ncpu_array *y, double *peak);
 
+/* ---- Dropout -------------------------------------------------------------------------------------- */
+
+/* What is dropped: every element with probability p by itself, or whole channels. */
+typedef struct {
+    double p;           /* 0 to 1; 0 keeps and 1 drops everything, and anything between is exact to 2^-64 */
+    int alpha;          /* 1: mean and variance of selu's outputs are kept, https://arxiv.org/abs/1706.02515 */
+    int whole_channels; /* 1: all of a channel of a sample, or nothing */
+    int channel_axis;   /* for whole_channels; >= 0 */
+    int batched;        /* for whole_channels: axis 0 (not channel_axis) counts samples, or else x is one */
+} ncpu_dropped;
+
+/* y = x / (1 - p) where kept, 0 (whatever x is) where dropped.  https://jmlr.org/papers/v15/srivastava14a.html
+ * alpha: y = a x + b where kept, alpha' a + b where dropped, with alpha' = -1.7580993408473766 (selu's limit at -inf),
+ * a = 1/sqrt((1 - p)(1 + p alpha'^2)), b = -a p alpha'; 0 for p = 1.
+ *
+ * x, y: the same shape and dtype (f32, f64, f16, bf16), strides of their own; y may be x itself.  mask: OUT, one bit per
+ * element in row-major order, or per channel of each sample (n, c), lowest first, 1 where kept; ceil(count / 8) bytes
+ * that end with zeros.  Which bits are set follows from seed, p and their place alone: number i is dropped where the
+ * binary fraction 0.b0 b1 b2 ... < p, bk being bit i % 128 of Philox4x32-7 with counter (i / 128 in two words, k, 0)
+ * and key seed, words from the lowest.  https://doi.org/10.1145/2063384.2063405 */
+ncpu_status ncpu_dropout(const ncpu_array *x, const ncpu_dropped *what, uint64_t seed, const ncpu_array *y, uint8_t *mask);
+
+/* dx = dy / (1 - p), for alpha dy a, where kept, else 0.  dy, dx: as x and y above; mask: that of the forward. */
+ncpu_status ncpu_dropout_backward(const ncpu_array *dy, const ncpu_dropped *what, const uint8_t *mask,
+                                  const ncpu_array *dx);
+
+/* ---- Optimizers ----------------------------------------------------------------------------------- */
+
+/* One parameter, its elements side by side in every array. */
+typedef struct {
+    ncpu_dtype dtype; /* f32 or f64 */
+    size_t count;
+    void *weight;         /* INOUT */
+    const void *gradient; /* the loss's */
+    void *mean, *square;  /* INOUT, zeros at first: running means of the gradient and, for AdamW, of its square */
+    int64_t step;         /* of this parameter, 1 for the first */
+    int decayed;          /* 0: weight_decay does not hold for this one */
+} ncpu_parameter;
+
+/* g = gradient + weight_decay * weight;  mean = momentum * mean + (1 - dampening) * g, at the first step g;
+ * weight -= rate * (nesterov ? g + momentum * mean : mean), or rate * g where the parameter has no mean.
+ * https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html */
+typedef struct {
+    double rate, momentum, dampening, weight_decay;
+    int nesterov;
+} ncpu_sgd;
+
+/* weight -= rate * weight_decay * weight;  mean = beta1 * mean + (1 - beta1) * gradient, square alike of gradient^2;
+ * weight -= rate * (mean / (1 - beta1^step)) / (sqrt(square / (1 - beta2^step)) + eps).
+ * https://arxiv.org/abs/1711.05101, algorithm 2, with the decay times the rate, as everyone has it. */
+typedef struct {
+    double rate, beta1, beta2, eps, weight_decay;
+} ncpu_adamw;
+
+/* A step of all parameters, which share no memory: in the type of each, rounded as float or double arithmetic does. */
+ncpu_status ncpu_sgd_step(const ncpu_sgd *how, const ncpu_parameter *parameters, size_t count);
+ncpu_status ncpu_adamw_step(const ncpu_adamw *how, const ncpu_parameter *parameters, size_t count);
+
 /* ---- The machine ---------------------------------------------------------------------------------- */
 
 /* The names of the instruction sets in this build, best first, NULL at the end.  Strings here are never freed. */

@@ -7,6 +7,7 @@ from ._module import IncompatibleKeys
 from ._types import (
     BatchNormGradients,
     BatchNormResult,
+    DropoutResult,
     GroupNormResult,
     MeanVar,
     Quantization,
@@ -18,8 +19,14 @@ from .frozen import FrozenBatchNorm
 from .functional import (
     add_layer_norm,
     add_rms_norm,
+    alpha_dropout,
     batch_norm,
     batch_norm_backward,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    dropout_backward,
     group_norm,
     group_norm_backward,
     instance_norm,
@@ -37,9 +44,14 @@ from .functional import (
     scale_shift,
 )
 from .layers import (
+    AlphaDropout,
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
     GroupNorm,
     InstanceNorm1d,
     InstanceNorm2d,
@@ -48,12 +60,16 @@ from .layers import (
     LocalResponseNorm,
     RMSNorm,
 )
+from .optim import SGD, AdamW
 from .statistics import Moments, moments
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CONVENTIONS",
+    "SGD",
+    "AdamW",
+    "AlphaDropout",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
@@ -62,6 +78,11 @@ __all__ = [
     "Config",
     "Convention",
     "ConvertedState",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "DropoutResult",
     "FrozenBatchNorm",
     "GroupNorm",
     "GroupNormResult",
@@ -79,9 +100,15 @@ __all__ = [
     "RowNormResult",
     "add_layer_norm",
     "add_rms_norm",
+    "alpha_dropout",
     "batch_norm",
     "batch_norm_backward",
     "convert_state",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "dropout_backward",
     "fold",
     "get_num_threads",
     "group_norm",

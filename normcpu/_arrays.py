@@ -216,12 +216,8 @@ def output_for(
     return array
 
 
-def as_mask(value: Any, x: Array, axis: int) -> Bits:
+def as_mask(value: Any, shape: tuple[int, ...]) -> Bits:
     """The bits of a forward pass, side by side as C reads them."""
-    return as_bits(value, mask_shape(x, axis))
-
-
-def as_bits(value: Any, shape: tuple[int, ...]) -> Bits:
     if not isinstance(value, np.ndarray):
         raise TypeError(f"mask must be a numpy.ndarray, got {type(value).__name__}")
     refuse_special("mask", value)

@@ -3,7 +3,7 @@
 """include/normcpu.h for Cython."""
 
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 
 cdef extern from "normcpu.h" nogil:
@@ -83,6 +83,37 @@ cdef extern from "normcpu.h" nogil:
     ncpu_status ncpu_moments(const ncpu_array *, const uint8_t *, const ncpu_moments_state *)
     void ncpu_moments_merge(size_t, int64_t, const ncpu_moments_state *, int64_t, const ncpu_moments_state *)
     ncpu_status ncpu_scale_axis(const ncpu_array *, int, const double *, const ncpu_array *, double *)
+    ctypedef struct ncpu_dropped:
+        double p
+        int alpha
+        int whole_channels
+        int channel_axis
+        int batched
+    ncpu_status ncpu_dropout(const ncpu_array *, const ncpu_dropped *, uint64_t, const ncpu_array *, uint8_t *)
+    ncpu_status ncpu_dropout_backward(const ncpu_array *, const ncpu_dropped *, const uint8_t *, const ncpu_array *)
+    ctypedef struct ncpu_parameter:
+        ncpu_dtype dtype
+        size_t count
+        void *weight
+        const void *gradient
+        void *mean
+        void *square
+        int64_t step
+        int decayed
+    ctypedef struct ncpu_sgd:
+        double rate
+        double momentum
+        double dampening
+        double weight_decay
+        int nesterov
+    ctypedef struct ncpu_adamw:
+        double rate
+        double beta1
+        double beta2
+        double eps
+        double weight_decay
+    ncpu_status ncpu_sgd_step(const ncpu_sgd *, const ncpu_parameter *, size_t)
+    ncpu_status ncpu_adamw_step(const ncpu_adamw *, const ncpu_parameter *, size_t)
     const char *const *ncpu_isas_built()
     int ncpu_isa_supported(const char *)
     const char *ncpu_isa()

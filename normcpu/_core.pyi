@@ -131,6 +131,28 @@ def scale_shift(
     y: _Array,
 ) -> None: ...
 def scale_axis(x: _Array, axis: int, factor: _Float64s, y: _Array | None, peak: _Float64s) -> None: ...
+def dropout(
+    x: _Array, p: float, alpha: bool, channel_axis: int, batched: bool, seed: int, y: _Array, mask: _Array
+) -> None: ...
+def dropout_backward(
+    dy: _Array, p: float, alpha: bool, channel_axis: int, batched: bool, mask: _Array, dx: _Array
+) -> None: ...
+def sgd_step(
+    arrays: list[tuple[_Array, _Array, _Array | None, _Array | None, int, bool]],
+    rate: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+) -> None: ...
+def adamw_step(
+    arrays: list[tuple[_Array, _Array, _Array | None, _Array | None, int, bool]],
+    rate: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None: ...
 def moments(x: _Array, reduce: bytes, state: tuple[_Float64s, ...]) -> None: ...
 def moments_merge(
     c: int, into_count: int, into: tuple[_Float64s, ...], count: int, part: tuple[_Float64s, ...]

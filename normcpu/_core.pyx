@@ -9,11 +9,12 @@ cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_Occurred
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.math cimport isfinite
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memset
 
 cnp.import_array()
@@ -293,4 +294,6 @@ def moments_merge(Py_ssize_t c, int64_t into_count, into, int64_t count, part):
 
 include "_groups.pxi"
 include "_rows.pxi"
+include "_dropout.pxi"
+include "_optim.pxi"
 include "_machine.pxi"

@@ -18,9 +18,9 @@ from ._arrays import (
     FLOAT64,
     as_activation,
     as_array,
-    as_bits,
     as_choice,
     as_like,
+    as_mask,
     as_number,
     as_parameter,
     output_for,
@@ -131,7 +131,7 @@ def gradients(
     relu = as_choice("activation of the backward pass", activation, {None: 0, "relu": 1})
     if relu and (output is None) == (mask is None):
         raise ValueError(f"activation='relu' needs y or mask, got {'neither' if mask is None else 'both'}")
-    bits = None if mask is None else as_bits(mask, bits_shape(g))
+    bits = None if mask is None else as_mask(mask, bits_shape(g))
     inputs = {"x": x, "y": output, "mask": bits, "mean": center, "var": spread, "weight": gamma}
     dx = output_for(out, "dy", gradient, x.dtype, {}, {**inputs, "statistics_mask": g.valid})
     dresidual = np.empty_like(gradient, subok=False) if residual else None

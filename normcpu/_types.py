@@ -49,6 +49,11 @@ class BatchNormGradients(NamedTuple):
     dresidual: Array | None
 
 
+class DropoutResult(NamedTuple):
+    y: Array
+    mask: Bits  # one bit per element, or per channel of each sample, 1 where kept; dropout_backward takes it
+
+
 class MeanVar(NamedTuple):
     mean: Float64s
     var: Float64s

@@ -52,6 +52,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 CONVERSIONS(f16, ncpu_f16)
 CONVERSIONS(bf16, ncpu_bf16)
 #undef CONVERSIONS
+#include "kernels/random.inc"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -79,6 +80,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 
 #define SET f32
 #define ROWS
+#define WITH_STEPS
 #define T float
 #define P vf
 #define V vf
@@ -127,6 +129,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 
 #define SET f64
 #define ROWS
+#define WITH_STEPS
 #define T double
 #define P vd
 #define V vd
@@ -209,6 +212,9 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .wide_rows = ncpu_wide_rows,
     .to_floats = {[NCPU_F16] = to_floats_f16, [NCPU_BF16] = to_floats_bf16},
     .from_floats = {[NCPU_F16] = from_floats_f16, [NCPU_BF16] = from_floats_bf16},
+    .random_bits = random_bits,
+    .sgd = {sgd_f32, sgd_f64}, .adamw = {adamw_f32, adamw_f64},
+    .keep = {keep_f32, keep_f64, keep_f16, keep_bf16},
     .finish = finish,
     .merge = merge,
     .peak = peak,

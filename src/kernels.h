@@ -136,6 +136,43 @@ typedef struct {
     int stream; /* write past the cache */
 } ncpu_scale_args;
 
+enum { NCPU_RANDOM_BLOCK = 1024 }; /* bits that random_bits makes together */
+
+/* Bits of blocks [first, first + blocks): 1 where a random number in [0, 1) is at least threshold / 2^64.
+ * The number of place i is 0.b0 b1 b2 ...: bit k is bit i % 128 of Philox4x32-7 with the counter
+ * (i / 128 modulo 2^32, i / 2^39, k, 0) and the key (seed modulo 2^32, seed / 2^32).
+ * Salmon, Moraes, Dror and Shaw (2011), https://doi.org/10.1145/2063384.2063405: 7 rounds pass BigCrush. */
+typedef struct {
+    uint64_t seed, threshold, first;
+    size_t blocks;
+    uint64_t *bits;    /* OUT: (blocks, NCPU_RANDOM_BLOCK / 64) */
+    const char *soon;  /* what is wanted next, (blocks, soon_bytes), is prefetched meanwhile; soon_bytes may be 0 */
+    size_t soon_bytes;
+} ncpu_random_args;
+
+/* y = bit i ? x * scale + shift : other, i in [0, len).  x may be y; bits is readable for 8 bytes more. */
+typedef struct {
+    size_t len;
+    const void *x;
+    void *y;
+    const uint8_t *bits;
+    double scale, shift, other;
+    int plain;  /* shift and other are 0 */
+    int stream; /* write past the cache */
+} ncpu_keep_args;
+
+/* sgd: g = gradient + decay * weight, mean = keep_mean * mean + take_mean * g, weight -= rate * mean, for nesterov
+ * rate * (g + momentum * mean), without a mean rate * g.
+ * adamw: mean += take_mean * (gradient - mean), square = keep_square * square + take_square * gradient^2,
+ * weight = decay * weight - rate * mean / (sqrt(square) * spread + eps). */
+typedef struct {
+    size_t count;
+    void *weight, *mean, *square;
+    const void *gradient;
+    int nesterov;
+    double rate, decay, keep_mean, take_mean, momentum, keep_square, take_square, spread, eps;
+} ncpu_step_args;
+
 typedef struct {
     /* k[j] = mean of up to four vectors spread over channel j (runs) or of up to 32 rows (cols), as
      * ncpu_start has it. */
@@ -185,6 +222,9 @@ typedef struct {
     const ncpu_row_kernels *wide_rows; /* ncpu_wide_rows */
     void (*to_floats[NCPU_BF16 + 1])(size_t n, const void *from, float *to); /* of f16 and bf16 */
     void (*from_floats[NCPU_BF16 + 1])(size_t n, const float *from, void *to);
+    void (*random_bits)(const ncpu_random_args *);
+    void (*keep[NCPU_BF16 + 1])(const ncpu_keep_args *);
+    void (*sgd[NCPU_F64 + 1])(const ncpu_step_args *), (*adamw[NCPU_F64 + 1])(const ncpu_step_args *);
     /* out: mean = k + s1/count, m2 = s2 - s1^2/count.  rejected[j]: k was further than sigma / sqrt(near) from the
      * mean, or s2 left [tiny * count, inf): measure again.  Returns whether any is. */
     int (*finish)(size_t c, double count, double tiny, double near, const double *k, const double *s1, const double *s2,

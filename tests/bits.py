@@ -121,6 +121,16 @@ def scale_axis(i: Inputs) -> tuple[Any, ...]:
     return y, peak
 
 
+def dropout_channels(i: Inputs) -> tuple[Any, ...]:
+    """Of any axis, and the gradient."""
+    x, dy, axis = np.asarray(i.x), np.asarray(i.dy), i.axis % len(i.shape)
+    y, dx, batched = np.empty_like(x), np.empty_like(dy), axis > 0
+    mask = np.zeros((x.shape[axis] * (x.shape[0] if batched else 1) + 7) // 8, np.uint8)
+    _core.dropout(x, 0.3, False, axis, batched, 7, y, mask)
+    _core.dropout_backward(dy, 0.3, False, axis, batched, mask, dx)
+    return y, dx, mask
+
+
 def image(i: Inputs, kind: Any) -> tuple[Any, ...]:
     whole = np.clip(np.asarray(i.x, np.float64) * 64, -(2.0**40), 2.0**40)  # what int64 cannot hold, machines differ on
     x = whole.astype(np.int64).astype(kind)  # wraps around, as bytes do
@@ -259,6 +269,9 @@ OPERATIONS: dict[str, Callable[[Inputs], tuple[Any, ...]]] = {
     "add_rms_norm": add_rms_norm,
     "rms_norm backward": rms_norm_backward,
     "quantized rows": quantized_rows,
+    "dropout": lambda i: normcpu.dropout(i.x, 0.3, rng=5, return_mask=True),
+    "dropout alpha": lambda i: normcpu.alpha_dropout(i.x, 0.1, rng=6, return_mask=True),
+    "dropout channels": dropout_channels,
     "scale_shift u8": lambda i: image(i, np.uint8),
     "scale_shift i8": lambda i: image(i, np.int8),
 }  # fmt: skip

@@ -14,7 +14,8 @@ from peers import peer
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 FOLDING = ("sklearn", "onnx", "onnx_ir", "ml_dtypes", "tabulate")
-NEEDS = {"train_digits": ("sklearn",), "fold_network": FOLDING, "train_network": (*FOLDING, "torch")}
+NEEDS = {"train_digits": ("sklearn",), "lenet_batchnorm": ("sklearn", "tqdm"), "fold_network": FOLDING,
+         "train_network": (*FOLDING, "torch")}  # fmt: skip
 MARKS = {"fold_network": [pytest.mark.peers], "train_network": [pytest.mark.peers, pytest.mark.slow]}
 MODEL = ROOT / "examples" / "digits.onnx"
 LARGEST = 150_000  # bytes
@@ -36,6 +37,12 @@ def test_runs(path, tmp_path):
     assert MODEL.read_bytes() == stored
     if made:
         assert outline(made[0]) == outline(MODEL)
+    if path.stem == "lenet_batchnorm":
+        found = re.findall(r"^(\w+ \w+) .* ([\d.]+)%", done.stdout, re.MULTILINE)
+        right = {name: float(share) for name, share in found}
+        assert right["with BatchNorm"] >= 97
+        assert right["BatchNorm folded"] == right["with BatchNorm"] > right["without BatchNorm"]
+        assert "Read differently after folding: 0;" in done.stdout
 
 
 def outline(path):

@@ -19,6 +19,8 @@ from .affine import scale_shift
 from .axes import lp_normalize, mean_variance_normalization
 from .axes_backward import lp_normalize_backward, mean_variance_normalization_backward
 from .batch import batch_norm, batch_norm_backward
+from .dropout import alpha_dropout, dropout, dropout_backward
+from .dropout_channels import dropout1d, dropout2d, dropout3d
 from .groups import group_norm, group_norm_backward
 from .instances import instance_norm, instance_norm_backward
 from .local import local_response_norm, local_response_norm_backward
@@ -27,8 +29,14 @@ from .rows import add_layer_norm, add_rms_norm, layer_norm, layer_norm_backward,
 __all__ = [
     "add_layer_norm",
     "add_rms_norm",
+    "alpha_dropout",
     "batch_norm",
     "batch_norm_backward",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "dropout_backward",
     "group_norm",
     "group_norm_backward",
     "instance_norm",

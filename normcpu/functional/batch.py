@@ -23,6 +23,7 @@ from .._arrays import (
     as_parameter,
     as_running,
     check_apart,
+    mask_shape,
     new_mask,
     output_for,
     real_of,
@@ -229,7 +230,7 @@ def batch_norm_backward(
     if relu and (output is None) == (mask is None):
         raise ValueError(f"activation='relu' needs y or mask, got {'neither' if mask is None else 'both'}")
     if mask is not None:
-        mask = as_mask(mask, array, axis)
+        mask = as_mask(mask, mask_shape(array, axis))
     inputs = {"x": array, "y": output, "mask": mask, "mean": center, "var": spread, "weight": gamma}
     dx = output_for(out, "dy", gradient, array.dtype, {}, inputs)
     dresidual = np.empty_like(gradient, subok=False) if residual else None

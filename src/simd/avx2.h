@@ -5,6 +5,7 @@
 
 typedef struct { __m256 a, b; } vf;
 typedef struct { __m256d a, b; } vd;
+typedef struct { __m256i a, b; } vq;
 
 static const int32_t ncpu_tail[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 
@@ -233,6 +234,35 @@ NCPU_8BIT(i8, int8_t, _mm256_cvtepi8_epi32)
 static inline vd vd_load_f32(const float *p) { return ncpu_widen(_mm256_loadu_ps(p)); }
 static inline void vd_store_f32(float *p, vd x) { _mm256_storeu_ps(p, ncpu_narrow(x)); }
 static inline void vd_stream_f32(float *p, vd x) { _mm256_stream_ps(p, ncpu_narrow(x)); }
+
+static inline vq vq_set(uint64_t x) { return (vq){_mm256_set1_epi64x((long long)x), _mm256_set1_epi64x((long long)x)}; }
+static inline vq vq_load(const uint64_t *p)
+{
+    const __m256i *q = (const void *)p;
+    return (vq){_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+static inline void vq_store(uint64_t *p, vq x)
+{
+    __m256i *q = (void *)p;
+    _mm256_storeu_si256(q, x.a), _mm256_storeu_si256(q + 1, x.b);
+}
+static inline vq vq_and(vq x, vq y) { return (vq){_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
+static inline int vq_any(vq x)
+{
+    const __m256i either = _mm256_or_si256(x.a, x.b);
+    return !_mm256_testz_si256(either, either);
+}
+static inline vq vq_xor3(vq x, vq y, vq z)
+{
+    return (vq){_mm256_xor_si256(_mm256_xor_si256(x.a, z.a), y.a), _mm256_xor_si256(_mm256_xor_si256(x.b, z.b), y.b)};
+}
+static inline vq vq_mul32(vq x, vq y) { return (vq){_mm256_mul_epu32(x.a, y.a), _mm256_mul_epu32(x.b, y.b)}; }
+static inline vq vq_high(vq x) { return (vq){_mm256_srli_epi64(x.a, 32), _mm256_srli_epi64(x.b, 32)}; }
+static inline vq vq_join(vq lo, vq hi)
+{
+    return (vq){_mm256_blend_epi32(lo.a, _mm256_slli_epi64(hi.a, 32), 0xaa),
+                _mm256_blend_epi32(lo.b, _mm256_slli_epi64(hi.b, 32), 0xaa)};
+}
 
 static inline void ncpu_fence(void) { _mm_sfence(); }
 

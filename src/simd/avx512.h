@@ -5,6 +5,7 @@
 
 typedef __m512 vf;
 typedef __m512d vd;
+typedef __m512i vq;
 
 /* Both widths: P prefix, V vector, S scalar, X the intrinsics' suffix, I that of integers, M mask type. */
 #define NCPU_WIDTH(P, V, S, X, I, M, SIGN)                                                              \
@@ -155,6 +156,16 @@ static inline __m512i ncpu_vf2_to_bf16(vf a, vf b)
 static inline void vf_store2_bf16(ncpu_bf16 *p, vf a, vf b) { _mm512_storeu_si512(p, ncpu_vf2_to_bf16(a, b)); }
 static inline void vf_stream2_bf16(ncpu_bf16 *p, vf a, vf b) { _mm512_stream_si512((void *)p, ncpu_vf2_to_bf16(a, b)); }
 #define NCPU_HAVE_STORE2
+
+static inline vq vq_set(uint64_t x) { return _mm512_set1_epi64((long long)x); }
+static inline vq vq_load(const uint64_t *p) { return _mm512_loadu_si512(p); }
+static inline void vq_store(uint64_t *p, vq a) { _mm512_storeu_si512(p, a); }
+static inline vq vq_and(vq a, vq b) { return _mm512_and_si512(a, b); }
+static inline int vq_any(vq a) { return _mm512_test_epi64_mask(a, a) != 0; }
+static inline vq vq_xor3(vq a, vq b, vq c) { return _mm512_ternarylogic_epi64(a, b, c, 0x96); }
+static inline vq vq_mul32(vq a, vq b) { return _mm512_mul_epu32(a, b); }
+static inline vq vq_high(vq a) { return _mm512_srli_epi64(a, 32); }
+static inline vq vq_join(vq lo, vq hi) { return _mm512_mask_blend_epi32(0xaaaa, lo, _mm512_slli_epi64(hi, 32)); }
 
 static inline void ncpu_fence(void) { _mm_sfence(); }
 

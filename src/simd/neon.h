@@ -5,6 +5,7 @@
 
 typedef struct { float32x4_t a, b, c, d; } vf;
 typedef struct { float64x2_t a, b, c, d; } vd;
+typedef struct { uint64x2_t a, b, c, d; } vq;
 
 /* Both widths: P prefix, V vector, S scalar, Q register, X the intrinsics' suffix, U that of the bits, N lanes
  * of a register, MIN the sign bit, WEIGHTS 2^i for its lanes. */
@@ -180,6 +181,33 @@ static inline void vd_store_f32(float *p, vd x)
     vst1q_f32(p, NARROW(x.a, x.b)), vst1q_f32(p + 4, NARROW(x.c, x.d));
 }
 static inline void vd_stream_f32(float *p, vd x) { vd_store_f32(p, x); }
+
+#define XOR3(m, x, y, z) veorq_u64(veorq_u64((x).m, (z).m), (y).m)
+#define MUL32(m, x, y) vmull_u32(vmovn_u64((x).m), vmovn_u64((y).m))
+#define HIGH(m, x) vshrq_n_u64((x).m, 32)
+#define JOIN(m, lo, hi) vsliq_n_u64((lo).m, (hi).m, 32)
+static inline vq vq_set(uint64_t x) { uint64x2_t r = vdupq_n_u64(x); return (vq){r, r, r, r}; }
+static inline vq vq_load(const uint64_t *p)
+{
+    return (vq){vld1q_u64(p), vld1q_u64(p + 2), vld1q_u64(p + 4), vld1q_u64(p + 6)};
+}
+static inline void vq_store(uint64_t *p, vq x)
+{
+    vst1q_u64(p, x.a), vst1q_u64(p + 2, x.b), vst1q_u64(p + 4, x.c), vst1q_u64(p + 6, x.d);
+}
+static inline vq vq_and(vq x, vq y) { return EACH(vq, BINARY, vandq_u64, x, y); }
+static inline int vq_any(vq x)
+{
+    return vmaxvq_u32(vreinterpretq_u32_u64(vorrq_u64(vorrq_u64(x.a, x.b), vorrq_u64(x.c, x.d)))) != 0;
+}
+static inline vq vq_xor3(vq x, vq y, vq z) { return EACH(vq, XOR3, x, y, z); }
+static inline vq vq_mul32(vq x, vq y) { return EACH(vq, MUL32, x, y); }
+static inline vq vq_high(vq x) { return EACH(vq, HIGH, x); }
+static inline vq vq_join(vq lo, vq hi) { return EACH(vq, JOIN, lo, hi); }
+#undef XOR3
+#undef MUL32
+#undef HIGH
+#undef JOIN
 #undef EACH
 #undef UNARY
 #undef BINARY

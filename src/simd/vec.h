@@ -2,7 +2,7 @@
  *
  * The vocabulary every kernel is written in: vectors of a fixed logical width, the same on every CPU.
  *
- *     vf   16 floats       vd   8 doubles
+ *     vf   16 floats       vd   8 doubles       vq   8 unsigned integers of 64 bits
  *
  * whether that is one zmm, two ymm, four q registers or a plain array.  One header per instruction set
  * supplies the operations; simd/scalar.h is their definition, and every other header returns the same
@@ -35,6 +35,10 @@
  *                      in float, j = 0..7, i = 0..3
  *   vf_narrow(lo, hi)  the 8 + 8 doubles rounded to floats;  vf_widen(a), vf_widen_hi(a): lanes
  *                      0..7 and 8..15 as doubles
+ *
+ *   vq_set(x), vq_load(p), vq_store(p, a), vq_and(a, b), vq_xor3(a, b, c);  vq_any(a): whether a bit is set
+ *   vq_mul32(a, b)     the 64 bits of the product of the lower halves;  vq_high(a): a >> 32
+ *   vq_join(lo, hi)    the lower half of lo, and above it the lower half of hi
  */
 #ifndef NCPU_VEC_H
 #define NCPU_VEC_H

@@ -14,7 +14,7 @@
 
 #include "../../src/simd/vec.h"
 
-enum type { F32, F64, F16, BF16, U8, I8, U32 };
+enum type { F32, F64, F16, BF16, U8, I8, U32, U64 };
 enum kind { LANEWISE, MIX, LOAD, LOADN, STORE, STOREN, STREAM }; /* MIX: a result depends on other lanes */
 struct op {
     const char *name;
@@ -51,6 +51,16 @@ struct op {
     op(P##_keep, LANEWISE, S, T, 1, N, T, N, P##_store((S *)out, vkeep(P##_load(a), (unsigned)n)))      \
     op(P##_positive, MIX, S, T, 1, N, U32, 1, ((uint32_t *)out)[0] = vpositive(P##_load(a)))            \
     op(P##_fold, MIX, S, T, 1, N, F64, 8, vd_store((double *)out, vfold(P##_load(a))))
+#define INTEGERS(op, S)                                                                                 \
+    op(vq_set, LANEWISE, S, U64, 1, 8, U64, 8, vq_store(out, vq_set(a[0])))                             \
+    op(vq_and, LANEWISE, S, U64, 2, 8, U64, 8, vq_store(out, vq_and(vq_load(a), vq_load(a + 8))))       \
+    op(vq_xor3, LANEWISE, S, U64, 3, 8, U64, 8, vq_store(out, vq_xor3(vq_load(a), vq_load(a + 8), vq_load(a + 16)))) \
+    op(vq_mul32, LANEWISE, S, U64, 2, 8, U64, 8, vq_store(out, vq_mul32(vq_load(a), vq_load(a + 8))))   \
+    op(vq_high, LANEWISE, S, U64, 1, 8, U64, 8, vq_store(out, vq_high(vq_load(a))))                     \
+    op(vq_join, LANEWISE, S, U64, 2, 8, U64, 8, vq_store(out, vq_join(vq_load(a), vq_load(a + 8))))     \
+    op(vq_any, MIX, S, U64, 1, 8, U32, 1, ((uint32_t *)out)[0] = (uint32_t)any_of_one(a[0], n))         \
+    op(vq_load, LOAD, S, U64, 1, 8, U64, 8, vq_store(out, vq_load(a)))                                  \
+    op(vq_store, STORE, S, U64, 1, 8, U64, 8, vq_store(out, vq_load(a)))
 #define CONVERT(op, P, V, X, TX, N)                                                                     \
     op(P##_load_##X, LOAD, SUFFIX_##X, TX, 1, N, V, N, P##_store_(out, P##_load(a)))                    \
     op(P##_loadn_##X, LOADN, SUFFIX_##X, TX, 1, N, V, N, P##_store_(out, P##_loadn(a, n)))
@@ -65,6 +75,7 @@ struct op {
 #define ALL(op)                                                                                         \
     WIDTH(op, vf, float, F32, 16)                                                                       \
     WIDTH(op, vd, double, F64, 8)                                                                       \
+    INTEGERS(op, uint64_t)                                                                              \
     op(vf_exp2i, LANEWISE, float, F32, 1, 16, F32, 16, vf_store((float *)out, vf_exp2i(vf_load(a))))    \
     op(vd_sum, MIX, double, F64, 1, 8, F64, 1, ((double *)out)[0] = vsum(vd_load(a)))                   \
     op(vd_sum8, MIX, double, F64, 8, 8, F64, 8, sum8(a, (double *)out))                                 \
@@ -82,6 +93,12 @@ struct op {
 
 static void vf_store_(void *out, vf a) { vf_store((float *)out, a); }
 static void vd_store_(void *out, vd a) { vd_store((double *)out, a); }
+static int any_of_one(uint64_t bits, size_t lane) /* and none, where bits are 0 */
+{
+    uint64_t lanes[8] = {0};
+    lanes[lane % 8] = bits & (UINT64_C(1) << lane / 8 % 64);
+    return vq_any(vq_load(lanes));
+}
 static void sum8(const double *a, double *out)
 {
     vd v[8];
@@ -110,7 +127,7 @@ const struct op NCPU_OPS[] = {ALL(ENTRY){0}};
 #ifdef NCPU_MAIN
 extern const struct op ncpu_scalar_ops[];
 
-static const size_t bytes_of[] = {4, 8, 2, 2, 1, 1, 4};
+static const size_t bytes_of[] = {4, 8, 2, 2, 1, 1, 4, 8};
 
 static uint64_t bits_at(const void *p, enum type t, int i)
 {
