@@ -1,132 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Normalization layers of neural networks on CPUs: exact, repeatable, at the speed of memory."""
 
-from . import fold
-from ._machine import Config, get_num_threads, set_num_threads, show_config
-from ._module import IncompatibleKeys
-from ._types import (
-    BatchNormGradients,
-    BatchNormResult,
-    DropoutResult,
-    GroupNormResult,
-    MeanVar,
-    Quantization,
-    RowNormGradients,
-    RowNormResult,
-)
-from .conventions import CONVENTIONS, Convention, ConvertedState, convert_state
-from .frozen import FrozenBatchNorm
-from .functional import (
-    add_layer_norm,
-    add_rms_norm,
-    alpha_dropout,
-    batch_norm,
-    batch_norm_backward,
-    dropout,
-    dropout1d,
-    dropout2d,
-    dropout3d,
-    dropout_backward,
-    group_norm,
-    group_norm_backward,
-    instance_norm,
-    instance_norm_backward,
-    layer_norm,
-    layer_norm_backward,
-    local_response_norm,
-    local_response_norm_backward,
-    lp_normalize,
-    lp_normalize_backward,
-    mean_variance_normalization,
-    mean_variance_normalization_backward,
-    rms_norm,
-    rms_norm_backward,
-    scale_shift,
-)
-from .layers import (
-    AlphaDropout,
-    BatchNorm1d,
-    BatchNorm2d,
-    BatchNorm3d,
-    Dropout,
-    Dropout1d,
-    Dropout2d,
-    Dropout3d,
-    GroupNorm,
-    InstanceNorm1d,
-    InstanceNorm2d,
-    InstanceNorm3d,
-    LayerNorm,
-    LocalResponseNorm,
-    RMSNorm,
-)
-from .optim import SGD, AdamW
-from .statistics import Moments, moments
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "CONVENTIONS",
-    "SGD",
-    "AdamW",
-    "AlphaDropout",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "BatchNorm3d",
-    "BatchNormGradients",
-    "BatchNormResult",
-    "Config",
-    "Convention",
-    "ConvertedState",
-    "Dropout",
-    "Dropout1d",
-    "Dropout2d",
-    "Dropout3d",
-    "DropoutResult",
-    "FrozenBatchNorm",
-    "GroupNorm",
-    "GroupNormResult",
-    "IncompatibleKeys",
-    "InstanceNorm1d",
-    "InstanceNorm2d",
-    "InstanceNorm3d",
-    "LayerNorm",
-    "LocalResponseNorm",
-    "MeanVar",
-    "Moments",
-    "Quantization",
-    "RMSNorm",
-    "RowNormGradients",
-    "RowNormResult",
-    "add_layer_norm",
-    "add_rms_norm",
-    "alpha_dropout",
-    "batch_norm",
-    "batch_norm_backward",
-    "convert_state",
-    "dropout",
-    "dropout1d",
-    "dropout2d",
-    "dropout3d",
-    "dropout_backward",
-    "fold",
-    "get_num_threads",
-    "group_norm",
-    "group_norm_backward",
-    "instance_norm",
-    "instance_norm_backward",
-    "layer_norm",
-    "layer_norm_backward",
-    "local_response_norm",
-    "local_response_norm_backward",
-    "lp_normalize",
-    "lp_normalize_backward",
-    "mean_variance_normalization",
-    "mean_variance_normalization_backward",
-    "moments",
-    "rms_norm",
-    "rms_norm_backward",
-    "scale_shift",
-    "set_num_threads",
-    "show_config",
-]
+if TYPE_CHECKING:
+    from ._public import *  # noqa: F403
+    from ._public import __all__ as __all__
+else:
+
+    def __getattr__(name):
+        """All names come when the first is asked for: the command line's help is there before NumPy could be."""
+        if name == "__all__" or not name.startswith("_"):
+            public = import_module(f"{__name__}._public")
+            globals().update({known: getattr(public, known) for known in ("__all__", *public.__all__)})
+        if name not in globals():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals()[name]
+
+    def __dir__():
+        return [*globals(), *__getattr__("__all__")]

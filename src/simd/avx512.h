@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#define NCPU_WIDE_REGISTERS 1
+
 typedef __m512 vf;
 typedef __m512d vd;
 typedef __m512i vq;

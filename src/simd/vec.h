@@ -54,6 +54,11 @@ enum { VF_LANES = 16, VD_LANES = 8 };
 
 #include NCPU_SIMD
 
+/* One register holds a vf, and there are 32 of them. */
+#ifndef NCPU_WIDE_REGISTERS
+#define NCPU_WIDE_REGISTERS 0
+#endif
+
 #ifndef NCPU_COMPACT
 #define NCPU_COMPACT 0
 #endif
