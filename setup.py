@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import sys
 import sysconfig
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,7 +44,8 @@ INSTRUCTION_SETS = (
 FLAGS = ["-std=c11", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 CONTRACT = ["-ffp-contract=off", "-fno-fast-math"]
 # Of the kernels: gcc's copies of loops for each value of a flag are a tenth of their size and no faster.
-COMPACT = ["-fno-unswitch-loops", "-Wno-ignored-optimization-argument"]
+# Nothing unwinds through them.
+COMPACT = ["-fno-unswitch-loops", "-fno-asynchronous-unwind-tables", "-Wno-ignored-optimization-argument"]
 WARNINGS = ["-Wall", "-Wextra"]
 OPENMP = ["-fopenmp"]
 OPENMP_PROBE = "#include <omp.h>\nint probe(void); int probe(void) { return omp_get_max_threads(); }\n"
@@ -76,6 +78,11 @@ def openmp_wanted() -> str:
     return wanted
 
 
+def stripped() -> list[str]:
+    """Without the names of static functions, which only debuggers and sanitizers read."""
+    return [] if os.environ.get("CFLAGS") or not sys.platform.startswith("linux") else ["-Wl,-s"]
+
+
 class Native(Extension):
     """An extension of one .pyx and of C files with flags of their own: {path: flags}."""
 
@@ -88,7 +95,7 @@ class Native(Extension):
             [self.pyx],
             language="c",
             libraries=["m"],
-            extra_link_args=flags,
+            extra_link_args=[*flags, *stripped()],
             depends=[*CYTHON, *c_files, *INCLUDED, "setup.py"],
             py_limited_api=USE_ABI3,
         )

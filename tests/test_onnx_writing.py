@@ -173,7 +173,7 @@ def fold_apart(folder: Path, verify: str) -> tuple[int, int, str]:
     """(bytes that folding model.onnx in a process of its own takes at most, what is left, why it was not verified)"""
     command = [sys.executable, "-c", PEAK, verify]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, env=environment())
-    before, peak, _, left, why = done.stdout.strip().split(",")
+    before, peak, _, left, why = done.stdout.strip().split(",", 4)
     return int(peak) - int(before), int(left), why
 
 
