@@ -24,6 +24,7 @@ Activation: TypeAlias = Literal[
     "relu", "relu6", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "hardswish"
 ]
 NonFinite: TypeAlias = Literal["propagate", "skip", "raise"]
+Placing: TypeAlias = Literal["pytorch", "onnx"]
 SingleValue: TypeAlias = Literal["raise", "zero", "running"]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -20,10 +19,8 @@ from .._arrays import (
     output_for,
     real_of,
 )
-from .._types import Activation, Array, Float64s, Readable
+from .._types import Activation, Array, Float64s, Placing, Readable
 from .affine import scale_shift
-
-Placing: TypeAlias = Literal["pytorch", "onnx"]
 
 # The channels of a window before and after its own, of `size` in all: an even one has one more on either side.
 PLACINGS = {"pytorch": (0, 1), "onnx": (1, 0)}  # (size - these) // 2
