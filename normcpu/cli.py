@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import logging
 
-        from .onnx import CannotRun, ModelError, UnknownRule
+        from .onnx import CannotRun, ModelError, UnknownNode, UnknownRule
     except ModuleNotFoundError as missing:
         return _fail(str(missing), MISSING)
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what it warns of, reading a model, is refused here in words
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), FILE)
     except CannotRun as problem:
         return _fail(f"cannot be run here: {problem}", FILE)
-    except UnknownRule as error:
+    except (UnknownNode, UnknownRule) as error:
         return _fail(str(error), USAGE)
     except ModuleNotFoundError as missing:
         return _fail(f'{missing.name} is not installed: pip install "normcpu[onnx]"', MISSING)

@@ -92,6 +92,13 @@ def test_rules_that_there_are_not(model: Path, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out)["after"] == 1
 
 
+def test_nodes_that_there_are_not(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(model), "--keep", "nonesuch"]) == cli.USAGE
+    assert "there is no node 'nonesuch'" in capsys.readouterr().err
+    assert cli.main(["inspect", str(model), "--keep", "n1", "--json"]) == cli.DONE
+    assert json.loads(capsys.readouterr().out)["after"] == 1
+
+
 def test_aggressive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = write(tmp_path / "model.onnx", STAYS), tmp_path / "out.onnx"
     assert cli.main(["inspect", str(path), "--aggressive", "--json"]) == cli.DONE

@@ -230,6 +230,29 @@ def test_a_constant_of_terabytes_is_left_alone(body: str, tools: Any) -> None:
     assert not report.folded
 
 
+def test_an_input_of_more_elements_than_there_are(tools: Any) -> None:
+    """ONNX's inference writes out what an Add makes of it."""
+    body = "k = ReduceSum(x, B[6])\nt = Transpose<perm=[0, 2, 1]>(k)\np = MatMul(x, t)\ny = Add(p, mask)"
+    proto = build(Case("", "", 1, 1, body, "float[2,5,6] x, float[5] mask"))
+    proto.graph.input[1].type.tensor_type.shape.dim[0].dim_value = (1 << 63) - 1
+    _, report = tools.fold(proto, verify=False)
+    assert not report.folded
+
+
+def test_strides_of_another_length(tools: Any) -> None:
+    proto = build(Case("", "", 1, 1, "c = Conv(x, W[5,4,3,3])\nd = Conv(c, W1[3,5,1,1])\ny = Relu(d)"))
+    attribute = proto.graph.node[1].attribute.add(name="strides", type=7)
+    attribute.ints.append(1)
+    _, report = tools.fold(proto, aggressive=True, verify=False)
+    assert not report.folded
+
+
+def test_a_zero_point_of_another_type(tools: Any) -> None:
+    body = "w = DequantizeLinear<axis=0>(Q[5,4,3,3], S[5], Z[5])\nc = Conv(x, w)\ny = Mul(c, P[5,1,1])"
+    _, report = tools.fold(build(Case("", "", 1, 1, body)), verify=False)
+    assert "zero point of another type" in report.table()
+
+
 # ---- Values --------------------------------------------------------------------------------------------------
 
 

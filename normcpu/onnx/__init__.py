@@ -16,7 +16,7 @@ except ModuleNotFoundError as missing:
 
 from .bench import Timing, bench
 from .engine import AGGRESSIVE, RULES
-from .fold import UnknownRule, fold
+from .fold import UnknownNode, UnknownRule, fold
 from .push import Record
 from .report import Report
 from .run import CannotRun
@@ -33,6 +33,7 @@ __all__ = [
     "Reference",
     "Report",
     "Timing",
+    "UnknownNode",
     "UnknownRule",
     "Verification",
     "bench",

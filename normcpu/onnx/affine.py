@@ -218,4 +218,4 @@ def reshaped(src: Sequence[Dim], wanted: Sequence[Dim], unknown: str, allow_zero
 
 
 def _show(shape: Sequence[Dim]) -> str:
-    return "(" + ", ".join(n.split("@")[0] if isinstance(n, str) else str(n) for n in shape) + ")"
+    return "(" + ", ".join("?" if isinstance(n, str) and "@" in n else str(n) for n in shape) + ")"

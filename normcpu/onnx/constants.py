@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from .evaluate import LARGEST as LARGEST
+from .evaluate import OPERATIONS, of_attribute, part_of_sequence, to_double, whole_of
+from .evaluate import Evaluated as Evaluated
+from .evaluate import dequantize as dequantize
+from .evaluate import integer as integer
+from .evaluate import ints as ints
+from .evaluate import is_float as is_float
+from .evaluate import node_end as node_end
+from .evaluate import real as real
+from .evaluate import text as text
 from .external import OnDisk
 
-Evaluated = np.ndarray[Any, Any]
-LARGEST = 1 << 28  # elements that evaluating a constant may create: ConstantOfShape of a hostile file asks for more
 BUDGET = 1 << 26  # elements of all results together: what is constant beyond is treated as if it were not
 DEEPEST = 64  # operations between a constant and its initializer
 
@@ -23,36 +29,6 @@ def read_only(a: Evaluated) -> Evaluated:
     view = a.view()
     view.flags.writeable = False
     return view
-
-
-def to_double(a: Evaluated) -> Evaluated:
-    """Floats of every width as float64; integers and booleans as they are."""
-    return a.astype(np.float64, copy=False) if is_float(a.dtype) else a
-
-
-def is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
-
-
-def ints(node: ir.Node, name: str, default: Sequence[int] | None = None) -> list[int] | None:
-    attribute = node.attributes.get(name)
-    return list(attribute.as_ints()) if attribute is not None else None if default is None else list(default)
-
-
-def integer(node: ir.Node, name: str, default: int = 0) -> int:
-    attribute = node.attributes.get(name)
-    return attribute.as_int() if attribute is not None else default
-
-
-def real(node: ir.Node, name: str, default: float) -> float:
-    """A float attribute: stored as float32, so 1e-5 is 9.99999974737875e-06, which is what the model computes with."""
-    attribute = node.attributes.get(name)
-    return float(np.float32(attribute.as_float() if attribute is not None else default))
-
-
-def text(node: ir.Node, name: str, default: str = "") -> str:
-    attribute = node.attributes.get(name)
-    return attribute.as_string() if attribute is not None else default
 
 
 def attribute_or_input(constants: Constants, node: ir.Node, name: str, index: int) -> list[int] | None:
@@ -71,8 +47,14 @@ class Constants:
     An initializer that is also a graph input can be overridden at run time since IR 4, so it is no constant then.
     """
 
-    def __init__(self, ir_version: int, dtype: Callable[[ir.Value | None], ir.DataType | None]) -> None:
+    def __init__(
+        self,
+        ir_version: int,
+        dtype: Callable[[ir.Value | None], ir.DataType | None],
+        sizes: Callable[[ir.Node], list[int] | None] = lambda node: None,
+    ) -> None:
         self.inputs_are_constant = ir_version < 4
+        self.sizes = sizes  # what Shape gives of an activation whose sizes are known
         self.dtype = dtype  # of values that are not constant: CastLike(constant, x) needs the type of x
         self.made: dict[ir.Value, Evaluated | None] = {}  # results of operations; initializers are not kept
         self.known: dict[ir.Value, bool] = {}  # which results are constant
@@ -92,10 +74,15 @@ class Constants:
 
     def _is_result_constant(self, value: ir.Value, depth: int) -> bool:
         node = value.producer()
-        if node is None or node.domain or value.index() != 0:
+        if node is None or node.domain or (value.index() != 0 and node.op_type != "Split"):
             return False
         if node.op_type == "Constant":
             return "sparse_value" not in node.attributes
+        if node.op_type == "Shape" and not self.is_constant(node.inputs[0], depth + 1):
+            return self.sizes(node) is not None
+        if node.op_type == "SequenceAt":
+            parts = whole_of(node)
+            return parts is not None and all(self.is_constant(i, depth + 1) for i in (*parts.inputs, node.inputs[1]))
         if node.op_type == "CastLike":
             return self.dtype(node.inputs[1]) is not None and self.is_constant(node.inputs[0], depth + 1)
         return (
@@ -155,141 +142,21 @@ class Constants:
         node = value.producer()
         assert node is not None
         if node.op_type == "Constant":
-            return _of_attribute(node)
+            return of_attribute(node)
         if node.op_type == "CastLike":
             x, dtype = self.value(node.inputs[0]), self.dtype(node.inputs[1])
             return None if x is None or dtype is None else to_double(x.astype(dtype.numpy()))
-        inputs = [self.value(i) for i in node.inputs]
-        if any(a is None and i is not None for a, i in zip(inputs, node.inputs, strict=True)):
+        if node.op_type == "Shape" and not self.is_constant(node.inputs[0]):
+            return np.asarray(self.sizes(node), np.int64)
+        whole = whole_of(node)
+        inputs = [self.value(i) for i in (node.inputs if whole is None else (node.inputs[1], *whole.inputs))]
+        if whole is None and any(a is None and i is not None for a, i in zip(inputs, node.inputs, strict=True)):
             return None
         try:
             with np.errstate(all="ignore"):
-                made = OPERATIONS[node.op_type](node, *inputs)
+                made = OPERATIONS[node.op_type](node, *inputs) if whole is None else part_of_sequence(whole, *inputs)
+            if isinstance(made, list):
+                made = made[value.index() or 0]
         except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError):  # not valid
             return None
         return None if made is None or made.size > LARGEST else to_double(made)
-
-
-def _of_attribute(node: ir.Node) -> Evaluated | None:
-    for attribute in node.attributes.values():
-        if attribute.name == "value":
-            tensor = attribute.as_tensor()
-            if tensor.size > LARGEST or tensor.dtype == ir.DataType.STRING:
-                return None
-            with suppress(ValueError):  # what it says of its size, and what it holds, are two things
-                return to_double(tensor.numpy())
-        if attribute.name in ("value_float", "value_floats"):
-            return np.asarray(attribute.value, np.float32).astype(np.float64)
-        if attribute.name in ("value_int", "value_ints"):
-            return np.asarray(attribute.value, np.int64)
-    return None
-
-
-def _cast(node: ir.Node, x: Evaluated) -> Evaluated:
-    dtype = ir.DataType(integer(node, "to")).numpy()
-    return x.astype(dtype)
-
-
-def _constant_of_shape(node: ir.Node, shape: Evaluated) -> Evaluated | None:
-    sizes = [int(n) for n in shape]
-    if any(n < 0 for n in sizes) or float(np.prod([float(n) for n in sizes])) > LARGEST:
-        return None
-    fill = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1, np.float32)
-    return np.broadcast_to(to_double(fill).ravel()[0], sizes)
-
-
-def _axes(node: ir.Node, axes: Evaluated | None) -> list[int] | None:
-    return [int(n) for n in axes.ravel()] if axes is not None else ints(node, "axes")
-
-
-def _unsqueeze(node: ir.Node, x: Evaluated, axes: Evaluated | None = None) -> Evaluated:
-    return np.expand_dims(x, tuple(_axes(node, axes) or ()))
-
-
-def _squeeze(node: ir.Node, x: Evaluated, axes: Evaluated | None = None) -> Evaluated:
-    chosen = _axes(node, axes)
-    return np.squeeze(x, None if chosen is None else tuple(chosen))
-
-
-def _reshape(node: ir.Node, x: Evaluated, shape: Evaluated) -> Evaluated:
-    copied = not integer(node, "allowzero")
-    return x.reshape([x.shape[k] if n == 0 and copied else int(n) for k, n in enumerate(shape)])
-
-
-def _flatten(node: ir.Node, x: Evaluated) -> Evaluated:
-    axis = integer(node, "axis", 1)
-    axis += x.ndim if axis < 0 else 0
-    return x.reshape(int(np.prod(x.shape[:axis])), -1)
-
-
-def _divide(node: ir.Node, a: Evaluated, b: Evaluated) -> Evaluated:
-    return a / b if is_float(a.dtype) else np.trunc(a / b).astype(a.dtype)
-
-
-def _expand(node: ir.Node, x: Evaluated, shape: Evaluated) -> Evaluated:
-    wanted = np.broadcast_shapes(x.shape, tuple(int(n) for n in shape))
-    if float(np.prod([float(n) for n in wanted])) > LARGEST:
-        raise MemoryError
-    return np.broadcast_to(x, wanted)
-
-
-def _slice(node: ir.Node, x: Evaluated, *inputs: Evaluated | None) -> Evaluated:
-    given = [None if a is None else [int(n) for n in a] for a in inputs] + [None] * 4
-    starts = given[0] or ints(node, "starts") or []
-    ends = given[1] or ints(node, "ends") or []
-    axes = given[2] or ints(node, "axes") or list(range(len(starts)))
-    steps = given[3] or [1] * len(starts)
-    index = [slice(None)] * x.ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        index[axis] = slice(start, end, step)
-    return x[tuple(index)]
-
-
-def dequantize(
-    node: ir.Node, q: Evaluated, scale: Evaluated, zero: Evaluated | None = None, real: type[np.floating] = np.float64
-) -> Evaluated | None:
-    """(q - zero) * scale, along the axis that the node has them on; None where they are in blocks."""
-    if "block_size" in node.attributes and integer(node, "block_size"):
-        return None
-    axis = integer(node, "axis", 1)
-    shape = [1] * q.ndim
-    if scale.size > 1:
-        shape[axis] = -1
-    made = q.astype(real)
-    if zero is not None:
-        made -= zero.astype(real).reshape(shape)
-    made *= scale.astype(real).reshape(shape)
-    return made
-
-
-OPERATIONS: dict[str, Callable[..., Evaluated | None]] = {
-    "Identity": lambda node, x: x,
-    "Cast": _cast,
-    "Sqrt": lambda node, x: np.sqrt(x),
-    "Reciprocal": lambda node, x: 1 / x,
-    "Exp": lambda node, x: np.exp(x),
-    "Abs": lambda node, x: np.abs(x),
-    "Neg": lambda node, x: -x,
-    "Add": lambda node, a, b: a + b,
-    "Sub": lambda node, a, b: a - b,
-    "Mul": lambda node, a, b: a * b,
-    "Div": _divide,
-    "Pow": lambda node, a, b: np.power(a, b) if is_float(a.dtype) else None,
-    "Unsqueeze": _unsqueeze,
-    "Squeeze": _squeeze,
-    "Reshape": _reshape,
-    "Flatten": _flatten,
-    "Transpose": lambda node, x: np.transpose(x, ints(node, "perm")),
-    "Concat": lambda node, *xs: np.concatenate(xs, integer(node, "axis")),
-    "Slice": _slice,
-    "Gather": lambda node, x, i: np.take(x, i, integer(node, "axis")),
-    "Expand": _expand,
-    "ConstantOfShape": _constant_of_shape,
-    "Shape": lambda node, x: np.asarray(x.shape, np.int64)[integer(node, "start") : node_end(node)],
-    "Range": lambda node, a, b, step: np.arange(a, b, step) if (b - a) / step < LARGEST else None,
-    "DequantizeLinear": dequantize,
-}
-
-
-def node_end(node: ir.Node) -> int | None:
-    return integer(node, "end") if "end" in node.attributes else None

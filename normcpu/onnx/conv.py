@@ -98,7 +98,12 @@ def into_valid(net: Net, node: ir.Node, s: Array, t: Array) -> list[Action]:
     actions = []
     if t.any():
         actions += bias(net, node, np.ones(shape[0]), taps(net, node, t).reshape(shape[0], -1).sum(axis=1))
-    return actions + scale_weight(net, node, 1, per_input(s, shape, groups), 1 if groups == 1 else None)
+    return actions + scale_weight(net, node, 1, per_input(s, shape, groups), input_axis(shape, groups))
+
+
+def input_axis(shape: tuple[int, ...], groups: int) -> int | None:
+    """The axis of W (o, i / groups, *k) along which its inputs lie; None where that is no single one."""
+    return 1 if groups == 1 else 0 if shape[1] == 1 else None
 
 
 def taps(net: Net, node: ir.Node, t: Array) -> Array:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from string import ascii_letters
+
 import onnx_ir as ir
 
 from .affine import Affine, Array, Refused
@@ -18,7 +20,7 @@ class Equation:
     """An Einsum of two operands, one of them constant: 'nchw,cd->ndhw'."""
 
     def __init__(self, net: Net, node: ir.Node) -> None:
-        equation = text(node, "equation").replace(" ", "")
+        equation = _without_dots(net, node, text(node, "equation").replace(" ", ""))
         terms, arrow, self.out = equation.partition("->")
         self.terms = terms.split(",")
         if not arrow or len(self.terms) != 2 or "." in equation:
@@ -34,6 +36,17 @@ class Equation:
 
     def factors(self, s: Array, label: str) -> Array:
         return s.reshape([-1 if k == label else 1 for k in self.weight])
+
+
+def _without_dots(net: Net, node: ir.Node, equation: str) -> str:
+    """'...i,io->...o' as 'abi,io->abo', where one operand alone has the dots: two might broadcast."""
+    terms, _, out = equation.partition("->")
+    having = [k for k, term in enumerate(terms.split(",")) if "..." in term]
+    value = node.inputs[having[0]] if len(having) == 1 and "..." in out else None
+    if value is None:
+        return equation
+    count = net.rank(value) - len(terms.split(",")[having[0]]) + len("...")
+    return equation.replace("...", "".join([k for k in ascii_letters if k not in equation][: max(count, 0)]))
 
 
 @backward("B5", "Einsum")

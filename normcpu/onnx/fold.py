@@ -18,7 +18,7 @@ from .net import without_weights
 from .report import Report
 from .run import CannotRun, Feeds
 from .save import PROTOBUF_LIMIT, first_line, load, size, uncollected
-from .valid import ModelError, put_in_order
+from .valid import ModelError, put_in_order, title
 from .verify import Reference
 
 Source: TypeAlias = onnx.ModelProto | ir.Model | str | os.PathLike[str]
@@ -26,6 +26,10 @@ Source: TypeAlias = onnx.ModelProto | ir.Model | str | os.PathLike[str]
 
 class UnknownRule(ValueError):
     """skip or only names a rule that there is not."""
+
+
+class UnknownNode(ValueError):
+    """keep names a node that the model does not have."""
 
 
 def fold(
@@ -64,7 +68,8 @@ def fold(
 
     Raises:
         ModelError: the file is no model, or no valid one.
-        ValueError: target is neither "onnxruntime" nor "generic", or skip or only names a rule that there is not.
+        ValueError: target is neither "onnxruntime" nor "generic", skip or only names a rule that there is not, or keep
+            a node.
     """
     if target not in ("onnxruntime", "generic"):
         raise ValueError(f"target must be 'onnxruntime' or 'generic', got {target!r}")
@@ -79,12 +84,25 @@ def fold(
         folded, report = _once(again, options)
     except ModelError as error:
         raise ModelError(str(error) if str(error).startswith(where) else f"{where}{error}") from error
+    if keep:
+        _check_names(keep, (again(), folded), report)
     if not report.folded:
         report.not_verified = "nothing was folded"
         return again(), report
     if not verify:
         return folded, report
     return _verified(again, options, folded, report, inputs)
+
+
+def _check_names(keep: Sequence[str], models: tuple[ir.Model, ir.Model], report: Report) -> None:
+    """A name is one of a node before folding or after: model-local functions may have been written out in between."""
+    known = {record.node for record in report.records}
+    for model in models:
+        for graph in (model.graph, *model.functions.values()):
+            known |= {title(node) for node in graph.all_nodes()}
+    for name in keep:
+        if name not in known:
+            raise UnknownNode(f"keep: there is no node {name!r} in the model")
 
 
 @uncollected()

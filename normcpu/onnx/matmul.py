@@ -78,7 +78,12 @@ def matmul_backward(mover: Mover, node: ir.Node, output: int, affine: Affine) ->
     index = 1 if right else 0
     shape = weight_shape(net, node, index)
     if len(shape) < 2:
-        raise Refused(f"MatMul {title(node)} has a vector for a weight")
+        if affine.axes:
+            raise Refused(f"MatMul {title(node)} has a vector for a weight, which sums the factors' axis up")
+        plan = mover.step(node)
+        plan.actions += scale_weight(net, node, index, affine.scale.reshape(1), 0)
+        plan.actions += add_behind(net, node, affine.shift.reshape(()))
+        return plan
     axis, along = (rank - 1, len(shape) - 1) if right else (rank - 2, len(shape) - 2)
     s, t = affine.vectors(axis, shape[along])
     plan = mover.step(node)
@@ -122,27 +127,24 @@ def matmul_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> P
     if not constant or (affine.axes - {contracted} and contracted not in affine.axes):
         return _product_forward(mover, node, index, affine, contracted)
     shape = weight_shape(net, node, other)
-    if len(shape) < 2:
-        raise Refused(f"MatMul {title(node)} has a vector for a weight")
-    along = len(shape) - 2 if index == 0 else len(shape) - 1
+    vector = len(shape) < 2
+    along = len(shape) - 2 if index == 0 and not vector else len(shape) - 1
     s, t = affine.vectors(contracted, shape[along])
     plan = mover.step(node)
     if t.any():
         weight = constant_input(net, node, other)
         assert weight is not None
-        gained = t @ weight if index == 0 else (weight @ t)[..., None]
+        gained = np.asarray(weight @ t) if vector else t @ weight if index == 0 else (weight @ t)[..., None]
         if gained.ndim > 1 and index == 0:
             gained = gained[..., None, :]
         plan.actions += add_behind(net, node, gained)
-    plan.actions += scale_weight(net, node, other, s[:, None] if index == 0 else s, along)
+    plan.actions += scale_weight(net, node, other, s[:, None] if index == 0 and not vector else s, along)
     return plan
 
 
 def _product_forward(mover: Mover, node: ir.Node, index: int, affine: Affine, contracted: int) -> Plan:
     if not affine.keeps_zero or contracted in affine.axes:
-        raise Refused(
-            f"MatMul {title(node)} of two activations takes only a scale that is not along the contracted axis"
-        )
+        raise Refused(f"MatMul {title(node)} lets only a scale pass that is not along the contracted axis")
     rank = mover.net.rank(node.outputs[0])
     if affine.axes and affine.rank != rank:
         raise Refused(f"MatMul {title(node)} broadcasts the operand that the factors vary along")

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from .affine import Dim, Refused
-from .constants import LARGEST, Constants, Evaluated, is_float
+from .constants import LARGEST, Constants, Evaluated, integer, is_float, node_end
 from .shapes import SAME_TYPE, shape_of
 from .valid import kind, make_harmless
 from .valid import title as title
@@ -35,7 +35,7 @@ class Net:
         self.model = model
         self.opset = opset(model)
         self.ir_version = model.ir_version
-        self.constants = Constants(model.ir_version, self.dtype)
+        self.constants = Constants(model.ir_version, self.dtype, self._sizes)
         self.inferred = infer(model)
         self.types: dict[ir.Value, ir.DataType | None] = {}
         self.shapes: dict[ir.Value, list[Dim] | None] = {}  # what shapes.py found out
@@ -76,6 +76,17 @@ class Net:
             return self.dtype(node.inputs[0])
         return found
 
+    def _sizes(self, node: ir.Node) -> list[int] | None:
+        """What Shape gives, where all of it is known before the model runs."""
+        value = node.inputs[0]
+        if value is None:
+            return None
+        with suppress(Refused):
+            chosen = self.shape(value)[integer(node, "start") : node_end(node)]
+            sizes = [n for n in chosen if isinstance(n, int)]
+            return sizes if len(sizes) == len(chosen) else None
+        return None
+
     def float_type(self, value: ir.Value | None) -> ir.DataType:
         found = self.dtype(value)
         if found not in FLOATS:
@@ -86,7 +97,7 @@ class Net:
         """Sizes, and for each unknown one a name of its own."""
         dims = self._told(value)
         node = value.producer()
-        if _unsure(dims) and node is not None and value.index() == 0:
+        if _unsure(dims) and node is not None and (value.index() == 0 or node.op_type == "Split"):
             if value not in self.shapes:
                 self.shapes[value] = shape_of(self, node, value.name or "")
             dims = _surer(dims, self.shapes[value])

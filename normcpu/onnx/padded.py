@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from .affine import Affine, Array, Refused, one_value
 from .constants import integer, ints, text
-from .conv import into_valid, only_data, pads, per_input, taps
+from .conv import input_axis, into_valid, only_data, pads, per_input, taps
 from .exact import check_range, new_constant
 from .matmul import add_behind, adder
 from .net import Net, title
@@ -127,7 +127,7 @@ def conv_with_map_behind(mover: Mover, node: ir.Node, index: int, affine: Affine
         node,
         1,
         per_input(at.s, at.shape, integer(node, "group", 1)),
-        1 if integer(node, "group", 1) == 1 else None,
+        input_axis(at.shape, integer(node, "group", 1)),
     )
     plan.actions += add_behind(net, node, added)
     plan.sole.append(node)

@@ -76,6 +76,8 @@ def _requantise(net: Net, node: ir.Node, index: int, factors: Array, axis: int |
     q, scale, zero = (net.constants.value(i) for i in (*dequantize.inputs, None)[:3])
     if q is None or scale is None or (len(dequantize.inputs) > 2 and dequantize.inputs[2] is not None and zero is None):
         raise Refused(f"{what} is quantised with parameters that are not constant")
+    if zero is not None and zero.dtype != q.dtype:
+        raise Refused(f"{what} has a zero point of another type")
     if integer(dequantize, "block_size") or scale.ndim > 1:
         raise Refused(f"{what} is quantised in blocks")
     s = factors.ravel()

@@ -72,14 +72,10 @@ def arithmetic(net: Net, node: ir.Node) -> Reading | None:
 def batch_norm(net: Net, node: ir.Node) -> Affine:
     """(x - mean) / sqrt(var + eps) * weight + bias, per channel of axis 1.
 
-    Opset 7 and 8 keep statistics per element where spatial is 0; up to opset 13 more than one output means training,
-    after that training_mode does.  eps is added in float64: variances may be denormal.
+    Opset 7 and 8 keep statistics per element where spatial is 0; up to opset 13 more than one output means training, be
+    it read or not, after that training_mode does.  eps is added in float64: variances may be denormal.
     """
-    trains = (
-        integer(node, "training_mode")
-        if net.opset >= 14
-        else any(o.uses() or o.is_graph_output() for o in node.outputs[1:])
-    )
+    trains = integer(node, "training_mode") if net.opset >= 14 else any(o.name for o in node.outputs[1:])
     if trains:
         raise Refused("it uses the statistics of the batch (training mode)")
     if not integer(node, "spatial", 1):
@@ -172,6 +168,10 @@ def _gelu(net: Net, function: ir.Node, found: dict[ir.Node, str]) -> None:
             continue
         for product in _readers(plus):
             if product.op_type != "Mul":
+                continue
+            if _has_constant(net, product):  # x * (0.5 * (1 + erf)), which no runtime makes one operation of
+                found |= {function: name, plus: name}
+                _inside(net, function, found, name)
                 continue
             found |= {function: name, plus: name, product: name}
             for value in product.inputs:

@@ -123,6 +123,29 @@ def _part(net: Net, node: ir.Node, sizes: Shape | None) -> Shape | None:
     return sizes[bounds[0][0] : bounds[1][0] : bounds[2][0] if bounds[2] else 1]
 
 
+def _concat(net: Net, node: ir.Node, name: str) -> Shape:
+    shapes = [_input(net, node, k) for k in range(len(node.inputs))]
+    axis, rank = integer(node, "axis"), len(shapes[0])
+    if any(len(shape) != rank for shape in shapes):
+        raise Refused("they do not fit")
+    along = [shape[axis] for shape in shapes]
+    known = [n for n in along if isinstance(n, int)]
+    made = shapes[0].copy()
+    made[axis] = sum(known) if len(known) == len(along) else f"{axis % rank}@{name}"
+    return made
+
+
+def _split(net: Net, node: ir.Node, name: str) -> Shape:
+    """Parts of equal sizes; others ONNX infers."""
+    shape, axis = _input(net, node), integer(node, "axis")
+    given = attribute_or_input(net.constants, node, "split", 1)
+    size, parts = shape[axis], len(node.outputs)
+    equal = isinstance(size, int) and size % parts == 0 and (given is None or set(given) == {size // parts})
+    equal &= given is not None or len(node.inputs) < 2
+    shape[axis] = int(size) // parts if equal else f"{axis % len(shape)}@{name}"
+    return shape
+
+
 def _transpose(net: Net, node: ir.Node, name: str) -> Shape:
     shape = _input(net, node)
     return [shape[k] for k in ints(node, "perm") or range(len(shape))[::-1]]
@@ -174,7 +197,7 @@ def _window(net: Net, node: ir.Node, name: str) -> Shape:
 
 RULES: dict[str, Callable[[Net, ir.Node, str], Shape]] = {
     "MatMul": _matmul, "Reshape": _reshape, "Transpose": _transpose, "Slice": _slice, "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
+    "Unsqueeze": _unsqueeze, "Concat": _concat, "Split": _split,
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Sum", "Where", "PRelu"), _elementwise),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"), _reduce),
     **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"), _window),

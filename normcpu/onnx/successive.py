@@ -71,7 +71,7 @@ def _pair(net: Net, second: ir.Node) -> Pair | None:
     small = [all(n == 1 for n in k) for k in kernels]
     if small[0] and not pads(first, kernels[0]) and all(n == 1 for n in strides[0]):
         return Pair(first, second, True, strides[1])
-    if small[1] and not pads(second, kernels[1]):
+    if small[1] and not pads(second, kernels[1]) and len(strides[0]) == len(strides[1]):
         return Pair(first, second, False, [a * b for a, b in zip(*strides, strict=True)])
     return None
 

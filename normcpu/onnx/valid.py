@@ -6,6 +6,8 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
+from .evaluate import LARGEST
+
 
 class ModelError(Exception):
     """A file that cannot be read as a model, or written: what and where, in one sentence."""
@@ -51,11 +53,12 @@ def _bodies(attribute: ir.Attr) -> list[ir.Graph]:
 def make_harmless(graph: onnx.GraphProto) -> None:
     """What ONNX's own shape inference does not survive is hidden from it, under names that it lets be.
 
-    It writes a Range out, also one of a trillion numbers, and sizes below 0 end the process in Slice (onnx 1.23).
+    It writes a Range out, also one of a trillion numbers, and what Add makes of an input of 2^63 elements; sizes below
+    0 end the process in Slice (onnx 1.23).
     """
     for info in (*graph.input, *graph.output, *graph.value_info):
         for dim in info.type.tensor_type.shape.dim:
-            if dim.dim_value < 0:
+            if not 0 <= dim.dim_value <= LARGEST:
                 dim.ClearField("dim_value")
     for node in graph.node:
         if node.op_type == "Range" or any(n < 0 for a in node.attribute for n in a.t.dims):
