@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .. import _core
 from .._arrays import NONFINITE, as_choice, as_int, as_running, check_apart, real_of
 from .._grouped import Grouped, as_positions, gradients, normalize, update_running
 from .._types import Array, BatchNormGradients, BatchNormResult
@@ -14,6 +15,8 @@ from .._types import Array, BatchNormGradients, BatchNormResult
 def cut(x: Array, axis: int, mask: Any, virtual_batch_size: Any) -> Grouped:
     """x (n, ...) as (parts, n / parts, ...), each with statistics of its own."""
     parts, part = 1, "batch"
+    if x.ndim == _core.max_ndim:  # the parts are one axis more
+        raise ValueError(f"x must have fewer than {x.ndim} dimensions for mask or virtual_batch_size, got {x.ndim}")
     if virtual_batch_size is not None:
         size, part = as_int("virtual_batch_size", virtual_batch_size), "virtual batch"
         if axis == 0:
