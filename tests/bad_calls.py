@@ -287,7 +287,7 @@ GROUPS = [
      "residual must be an array, got list: convert with numpy.asarray(residual, dtype='float32')"),
     ("InstanceNorm1d(3)(x[0], mask=[True] * 4)", TypeError, "mask must be a numpy.ndarray, got list"),
     ("instance_norm(x, mean, var, mask=np.arange(8).reshape(2, 4) < 5)", ValueError,
-     "mask must leave each sample 2 positions where running_var follows, unbiased, got 1 in a sample"),
+     "mask must leave each sample 2 positions where running_var is unbiased, got 1 in a sample"),
     ("batch_norm(x[(...,) + (None,) * 13], mean, var, training=True, virtual_batch_size=1)", ValueError,
      "x must have fewer than 16 dimensions for mask or virtual_batch_size, got 16"),
     ("SGD([('w', w), w])", TypeError, "0 must be a numpy.ndarray, got tuple"),
