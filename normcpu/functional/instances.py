@@ -131,5 +131,10 @@ def instance_norm_backward(
     array([2., 2.], dtype=float32)
     """
     array, axis = as_samples(x, channel_axis)
-    g = Grouped(array, axis, array.shape[axis], as_positions(statistics_mask, array, axis, array.shape[0]))
+    g = Grouped(
+        array,
+        axis,
+        array.shape[axis],
+        as_positions(statistics_mask, array, axis, array.shape[0], name="statistics_mask"),
+    )
     return gradients(g, array, dy, mean, var, weight, eps, activation, y, mask, residual, out)

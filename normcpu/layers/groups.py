@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._arrays import as_array, as_int, as_number
+from .._arrays import as_array, as_axis, as_int, as_number
 from .._module import BatchNormModule, Module
 from .._types import Activation, Array, BatchNormGradients, NonFinite, Readable
 from ..functional import batch_norm_backward, group_norm, group_norm_backward, instance_norm, instance_norm_backward
@@ -145,8 +145,8 @@ class GroupNorm(_PerSample):
         that.  Errors: those of `group_norm`; ValueError for another number of channels.
         """
         array = as_array("x", x)
-        if array.ndim >= 2 and array.shape[self.channel_axis] != self.num_channels:
-            axis = self.channel_axis
+        axis = self.channel_axis
+        if array.ndim >= 2 and array.shape[as_axis("channel_axis", axis, array)] != self.num_channels:
             raise ValueError(f"x must have {self.num_channels} channels on axis {axis}, got shape {array.shape}")
         options, self._saved = self._options(residual, out, mask), None
         arguments = (array, self.num_groups, self.weight, self.bias, self.eps)
