@@ -300,3 +300,10 @@ def test_a_sample_without_a_position_that_counts(axis: int, positions: int) -> N
     assert np.isnan(var[2:4]).all()
     whole = normcpu.group_norm(x, 2, channel_axis=axis, mask=np.ones((3, positions), bool))
     assert np.array_equal(y[::2], whole[::2])
+
+
+def test_a_mask_of_an_empty_batch() -> None:
+    mean, var = np.zeros(3, np.float32), np.ones(3, np.float32)
+    y = normcpu.instance_norm(np.zeros((0, 3, 4), np.float32), mean, var, mask=np.zeros((0, 4), bool))
+    assert y.shape == (0, 3, 4)
+    assert (var == 1).all()

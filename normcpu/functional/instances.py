@@ -97,7 +97,7 @@ def instance_norm(
     if running_mean is not None:
         check_apart(tuple(running), {name: a for name, a in inputs.items() if isinstance(a, np.ndarray)})
     g = Grouped(array, axis, channels, as_positions(mask, array, axis, array.shape[0]))
-    if running_mean is not None and not biased and mask is not None and (g.counts == 1).any():
+    if running_mean is not None and not biased and mask is not None and array.size and (g.counts == 1).any():
         raise ValueError("mask must leave each sample 2 positions where running_var is unbiased, got 1 in a sample")
     made = normalize(g, array, weight, bias, eps, activation, negative_slope, residual, out, return_mask, running)
     skipped = update_running(g, made, running, momentum, biased, policy)
