@@ -201,7 +201,8 @@ typedef struct {
 } ncpu_row_norm;
 
 /* Where y is u8 or i8: y = round(v / scale) + zero_point, ties to even, within the range of y's dtype; NaN becomes its
- * lower end.  Dynamic: of each row scale = max |v| / 127 (1 for rows of zeros), written to scales; zero_point is 0, y i8. */
+ * lower end.  Dynamic: of each row scale = max |v| / 127 (1 where that is 0), written to scales; zero_point is 0, y i8
+ * and at least -127. */
 typedef struct {
     float scale;    /* above 0 and finite */
     int zero_point; /* a value of y's dtype */

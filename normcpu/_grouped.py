@@ -183,23 +183,25 @@ def unpacked(bits: Bits, g: Grouped) -> Array:
     return flat.reshape(g.x.shape)
 
 
-def as_positions(mask: Any, x: Array, axis: int, parts: int, part: str = "sample") -> Bits | None:
-    """`mask` as bytes (parts * positions); every part must have a position that counts."""
+def as_positions(mask: Any, x: Array, axis: int, parts: int, part: str = "sample", name: str = "mask") -> Bits | None:
+    """`mask`, the argument `name`, as bytes (parts * positions); every part must have a position that counts."""
     if mask is None:
         return None
     if not isinstance(mask, np.ndarray):
-        raise TypeError(f"mask must be a numpy.ndarray, got {type(mask).__name__}")
-    refuse_special("mask", mask)
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(mask).__name__}")
+    refuse_special(name, mask)
     shape = tuple(extent for i, extent in enumerate(x.shape) if i != axis)
     if mask.dtype != np.bool_:
-        raise TypeError(f"mask must be bool, True where a position counts, got {mask.dtype}")
+        raise TypeError(f"{name} must be bool, True where a position counts, got {mask.dtype}")
     if mask.shape != shape:
-        raise ValueError(f"mask must have shape {shape}, that of x without its channels, got {mask.shape}")
+        raise ValueError(f"{name} must have shape {shape}, that of x without its channels, got {mask.shape}")
     if x.size:
         empty = np.flatnonzero(~mask.reshape(parts, -1).any(1))
         if empty.size:
             more = f" and {empty.size - 1} more" if empty.size > 1 else ""
-            raise ValueError(f"mask must leave each {part} a position to measure, got none in {part} {empty[0]}{more}")
+            raise ValueError(
+                f"{name} must leave each {part} a position to measure, got none in {part} {empty[0]}{more}"
+            )
     return np.ascontiguousarray(mask).view(np.uint8).reshape(-1)
 
 

@@ -64,7 +64,7 @@ class Quantization(NamedTuple):
     """How a result becomes integers: q = round(y / scale) + zero_point, ties to even, within the range of dtype.
 
     dtype: numpy.int8 or numpy.uint8.  scale: None for a scale of each row, max |y| / 127, which is returned (int8, and
-    zero_point 0).  A NaN becomes the smallest integer.
+    zero_point 0).  A NaN becomes the smallest integer, -127 where scale is None.
     https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
     """
 

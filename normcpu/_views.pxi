@@ -39,7 +39,8 @@ cdef int describe(cnp.ndarray array, ncpu_array *view) except -1:
 cdef int describe_like(cnp.ndarray array, ncpu_array *view, const ncpu_array *like) except -1:
     """C takes the shapes of x's companions for granted."""
     describe(array, view)
-    if view.ndim != like.ndim or memcmp(view.shape, like.shape, view.ndim * sizeof(ptrdiff_t)):
+    cdef size_t bytes = view.ndim * sizeof(ptrdiff_t)
+    if view.ndim != like.ndim or (bytes and memcmp(view.shape, like.shape, bytes)):  # no axes: NULL
         raise ValueError("shapes differ")
     return 0
 

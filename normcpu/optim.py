@@ -60,9 +60,14 @@ class _Optimizer:
             given = _as_gradient(name, gradient, weight)
             arrays.append((weight, given, mean, square, self.steps[name] + 1, self.decayed[name]))
         rate, decay = as_number("lr", self.lr, 0.0), as_number("weight_decay", self.weight_decay, 0.0)
-        self._step(arrays, rate, decay)
-        for name in taken:
+        before = dict(self.steps)
+        for name in taken:  # before the call: Ctrl-C does not stop it, and is raised right behind it
             self.steps[name] += 1
+        try:
+            self._step(arrays, rate, decay)
+        except Exception:
+            self.steps = before
+            raise
 
     def _step(self, arrays: list[Any], lr: float, weight_decay: float) -> None:
         raise NotImplementedError
@@ -87,11 +92,13 @@ class _Optimizer:
                     values[name] = fit(name, found[name], array.shape, array.dtype)
                 except (TypeError, ValueError) as error:
                     problems.append(str(error))
+        steps = {name: int(values.get(f"step.{name}", 0)) for name in self.params}
+        problems += [f"step.{name} must be at least 0, got {step}" for name, step in steps.items() if step < 0]
         if problems:
             raise ValueError(f"{type(self).__name__}.load_state_dict: " + "; ".join(problems))
         for name, value in values.items():
             entries[name][...] = value
-        self.steps = {name: int(values[f"step.{name}"]) for name in self.params}
+        self.steps = steps
 
 
 class SGD(_Optimizer):
@@ -187,7 +194,7 @@ def _as_parameters(params: Any) -> dict[str, Array]:
     for name, value in named:
         if name in made:
             raise ValueError(f"params must have a name each, got {name!r} twice")
-        shape, dtype = np.shape(value), getattr(value, "dtype", None)
+        shape, dtype = getattr(value, "shape", ()), getattr(value, "dtype", None)
         array = as_output(name, value, shape, dtype if dtype in (FLOAT32, FLOAT64) else FLOAT32)
         if not (array.flags.c_contiguous and array.flags.aligned):
             raise ValueError(f"{name} is updated in place, so it must be contiguous, got strides {array.strides}")

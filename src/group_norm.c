@@ -167,13 +167,13 @@ static ncpu_status sample_by_sample(group_job *job)
         move_to(job, &w, i);
         if (valid) {
             count = ncpu_keep_valid(&w.x, &view, valid + i * g->positions, places);
-            ncpu_plan_measurement(&w.m, job->m.kernels, &view, &w.x, job->m.dtype, NCPU_BLOCK,
-                                  job->m.width);
+            if (count) ncpu_plan_measurement(&w.m, job->m.kernels, &view, &w.x, job->m.dtype, NCPU_BLOCK, job->m.width);
         }
         memset(w.total.mean, 0, 4 * ncpu_padded(job->view.c) * sizeof(double));
-        if (!job->statistics->given) status = ncpu_measure(&w.m, &w.total, job->team);
+        const int measured = !job->statistics->given && count; /* of nothing all moments are 0 */
+        if (measured) status = ncpu_measure(&w.m, &w.total, job->team);
         if (status || ncpu_team_stopped(job->team)) break;
-        if (job->by_channel && !job->statistics->given) join_channels(job, &w, (double)count);
+        if (job->by_channel && measured) join_channels(job, &w, (double)count);
         settle(job, &w, i, 0, g->groups, (double)(count * g->together));
         status = ncpu_apply(&w.a, job->team);
     }

@@ -148,7 +148,7 @@ static void quantize(const ncpu_norm_job *j, size_t row, uint8_t *y, const works
         return;
     }
     const float peak = j->rows.kernels->peak(width, w->values);
-    q->scales[row] = peak > 0 ? peak / 127 : 1;
+    q->scales[row] = peak / 127 > 0 ? peak / 127 : 1; /* not where the quotient underflows */
     j->rows.kernels->quantize(width, w->values, q->scales[row], 0, -127, 127, y);
 }
 

@@ -175,7 +175,7 @@ static void quantize(const ncpu_norm_job *j, const ncpu_tile *y, size_t at, size
             const float size = fabsf(w->values[i * columns + k]);
             peak[k] = size > peak[k] ? size : peak[k];
         }
-    for (size_t k = 0; k < columns; k++) peak[k] = peak[k] > 0 ? peak[k] / 127 : 1;
+    for (size_t k = 0; k < columns; k++) peak[k] = peak[k] / 127 > 0 ? peak[k] / 127 : 1;
     for (size_t i = 0; i < width; i++)
         for (size_t k = 0; k < columns; k++)
             kernels->quantize(1, w->values + i * columns + k, peak[k], 0, -127, 127,

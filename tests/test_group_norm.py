@@ -285,3 +285,25 @@ def test_nothing_at_all(shape: tuple[int, ...]) -> None:
     back = normcpu.group_norm_backward(x, x, out.mean, out.var, groups)
     assert back.dx.shape == shape
     assert not back.dweight.any()
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("positions", [10, 10000])
+def test_a_sample_without_a_position_that_counts(axis: int, positions: int) -> None:
+    """What the C library makes of it; group_norm refuses such a mask."""
+    shape = (3, 4, positions) if axis == 1 else (3, positions, 4)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    valid = np.repeat(np.array([1, 0, 1], np.uint8), positions)
+    mean, var, y = np.full(6, 7.0), np.full(6, 7.0), np.empty_like(x)
+    _core.group_norm(x, axis, 2, mean, var, valid, False, None, None, 1e-5, 0, 0.0, None, None, y)
+    assert (mean[2:4] == 0).all()
+    assert np.isnan(var[2:4]).all()
+    whole = normcpu.group_norm(x, 2, channel_axis=axis, mask=np.ones((3, positions), bool))
+    assert np.array_equal(y[::2], whole[::2])
+
+
+def test_a_mask_of_an_empty_batch() -> None:
+    mean, var = np.zeros(3, np.float32), np.ones(3, np.float32)
+    y = normcpu.instance_norm(np.zeros((0, 3, 4), np.float32), mean, var, mask=np.zeros((0, 4), bool))
+    assert y.shape == (0, 3, 4)
+    assert (var == 1).all()

@@ -173,6 +173,32 @@ def test_bad_gradient_changes_nothing() -> None:
     assert set(optimizer.steps.values()) == {0}
 
 
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_ctrl_c_behind_a_step_finds_it_counted(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = kind(parameters())
+    step = optimizer._step
+    for error, steps in ((KeyboardInterrupt, 1), (MemoryError, 0)):
+
+        def stopped(*arguments: Any, error: type[BaseException] = error) -> None:
+            if error is KeyboardInterrupt:  # as Python raises it: once the call is over
+                step(*arguments)
+            raise error
+
+        optimizer.steps = dict.fromkeys(optimizer.steps, 0)
+        monkeypatch.setattr(optimizer, "_step", stopped)
+        with pytest.raises(error):
+            optimizer.step(parameters(seed=1))
+        assert set(optimizer.steps.values()) == {steps}
+
+
+def test_a_negative_step_is_no_state() -> None:
+    optimizer = AdamW(parameters())
+    state = optimizer.state_dict() | {"step.odd": np.array(-5)}
+    with pytest.raises(ValueError, match=r"^AdamW.load_state_dict: step.odd must be at least 0, got -5$"):
+        optimizer.load_state_dict(state)
+    assert set(optimizer.steps.values()) == {0}
+
+
 def test_gradients_of_any_layout() -> None:
     w, g = np.ones((3, 4)), np.arange(12.0).reshape(4, 3)
     SGD([w], 1.0).step([g.T])

@@ -329,3 +329,13 @@ def test_finite_differences(rms: bool) -> None:
         np.testing.assert_allclose(got.dbias, slopes([x, weight, bias], 2), rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(got.dx, slopes([x, weight, bias], 0), rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(got.dweight, slopes([x, weight, bias], 1), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_quantized_rows_too_small_for_a_scale_are_zeros(axis: int) -> None:
+    x = np.eye(3, 40, dtype=np.float32)
+    x = x if axis == 1 else np.ascontiguousarray(x.T)
+    weight = np.full(40, 1e-44, np.float32)
+    y, _, _, _, scales = normcpu.rms_norm(x, axis=axis, weight=weight, quantize=normcpu.Quantization())
+    assert not y.any()
+    assert (scales == 1).all()

@@ -218,7 +218,7 @@ def batch_norm_backward(
     array = as_array("x", x)
     axis = as_image(array, channel_axis, 2)
     if training and (statistics_mask is not None or virtual_batch_size is not None):
-        g = cut(array, axis, statistics_mask, virtual_batch_size)
+        g = cut(array, axis, statistics_mask, virtual_batch_size, "statistics_mask")
         return back(g, array, dy, mean, var, weight, eps, activation, y, mask, residual, out)
     channels, real = array.shape[axis], real_of(array)
     gradient, output = as_like("dy", dy, array, required=True), as_like("y", y, array)

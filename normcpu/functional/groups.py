@@ -104,7 +104,7 @@ def group_norm_backward(
     """
     array, axis = as_samples(x, channel_axis)
     groups = _as_groups(num_groups, array, axis)
-    g = Grouped(array, axis, groups, as_positions(statistics_mask, array, axis, array.shape[0]))
+    g = Grouped(array, axis, groups, as_positions(statistics_mask, array, axis, array.shape[0], name="statistics_mask"))
     return gradients(g, array, dy, mean, var, weight, eps, activation, y, mask, residual, out)
 
 

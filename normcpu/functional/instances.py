@@ -61,7 +61,8 @@ def instance_norm(
 
     x: (n, c, ...), at least 2 dimensions, of which `channel_axis` is not the first.  mask: see `group_norm`.
     running_mean, running_var, weight, bias, nonfinite, return_stats, return_mask: as in `batch_norm`; with
-    use_input_stats the result's mean and var have the shape (n, c).  One position alone has no variance: ValueError.
+    use_input_stats the result's mean and var have the shape (n, c).  One position alone has no variance: ValueError,
+    and for one that `mask` leaves where running_var is to follow the unbiased variance.
 
     https://arxiv.org/abs/1607.08022, https://docs.pytorch.org/docs/stable/generated/torch.nn.InstanceNorm2d.html
 
@@ -96,6 +97,8 @@ def instance_norm(
     if running_mean is not None:
         check_apart(tuple(running), {name: a for name, a in inputs.items() if isinstance(a, np.ndarray)})
     g = Grouped(array, axis, channels, as_positions(mask, array, axis, array.shape[0]))
+    if running_mean is not None and not biased and mask is not None and array.size and (g.counts == 1).any():
+        raise ValueError("mask must leave each sample 2 positions where running_var is unbiased, got 1 in a sample")
     made = normalize(g, array, weight, bias, eps, activation, negative_slope, residual, out, return_mask, running)
     skipped = update_running(g, made, running, momentum, biased, policy)
     return BatchNormResult(*made, skipped) if return_stats or return_mask else made.y
@@ -128,5 +131,10 @@ def instance_norm_backward(
     array([2., 2.], dtype=float32)
     """
     array, axis = as_samples(x, channel_axis)
-    g = Grouped(array, axis, array.shape[axis], as_positions(statistics_mask, array, axis, array.shape[0]))
+    g = Grouped(
+        array,
+        axis,
+        array.shape[axis],
+        as_positions(statistics_mask, array, axis, array.shape[0], name="statistics_mask"),
+    )
     return gradients(g, array, dy, mean, var, weight, eps, activation, y, mask, residual, out)

@@ -6,14 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .. import _core
 from .._arrays import NONFINITE, as_choice, as_int, as_running, check_apart, real_of
 from .._grouped import Grouped, as_positions, gradients, normalize, update_running
 from .._types import Array, BatchNormGradients, BatchNormResult
 
 
-def cut(x: Array, axis: int, mask: Any, virtual_batch_size: Any) -> Grouped:
+def cut(x: Array, axis: int, mask: Any, virtual_batch_size: Any, name: str = "mask") -> Grouped:
     """x (n, ...) as (parts, n / parts, ...), each with statistics of its own."""
     parts, part = 1, "batch"
+    if x.ndim == _core.max_ndim:  # the parts are one axis more
+        raise ValueError(f"x must have fewer than {x.ndim} dimensions for {name} or virtual_batch_size, got {x.ndim}")
     if virtual_batch_size is not None:
         size, part = as_int("virtual_batch_size", virtual_batch_size), "virtual batch"
         if axis == 0:
@@ -21,7 +24,7 @@ def cut(x: Array, axis: int, mask: Any, virtual_batch_size: Any) -> Grouped:
         if size < 1 or x.shape[0] % size:
             raise ValueError(f"virtual_batch_size must divide the {x.shape[0]} samples of x, got {size}")
         parts = x.shape[0] // size
-    valid = as_positions(mask, x, axis, parts, part)
+    valid = as_positions(mask, x, axis, parts, part, name)
     shape = (parts, x.shape[0] // parts, *x.shape[1:]) if parts else (0, 1, *x.shape[1:])
     return Grouped(x.reshape(shape), axis + 1, x.shape[axis], valid)
 

@@ -47,7 +47,8 @@ def layer_norm(
     """Layer normalization: y = act((x - mean) / sqrt(var + eps) * weight + bias + residual).
 
     mean and (biased) var are those of a row: the positions of the last axes, whose extents are normalized_shape, or of
-    any axes, named by `axis`.  A row's bits do not depend on other rows.  x is not copied, whatever its strides.
+    any axes, named by `axis`.  A row's bits do not depend on other rows' values; rows one after the other in memory and
+    rows side by side, as for axis 1 of (n, c, h, w), add up in two orders.  x is not copied, whatever its strides.
 
     x: at least 1 dimension.  weight, bias: x's extents along these axes, in their order.  axis: -1, (1, 2), ...; 1 for
     the channels of (n, c, h, w).  activation, residual, out: see the module.  quantize: y is int8 or uint8, see

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._arrays import as_array, as_int, as_number
+from .._arrays import as_array, as_axis, as_int, as_number
 from .._module import BatchNormModule, Module
 from .._types import Activation, Array, BatchNormGradients, NonFinite, Readable
 from ..functional import batch_norm_backward, group_norm, group_norm_backward, instance_norm, instance_norm_backward
@@ -86,6 +86,11 @@ def _as_real(dtype: npt.DTypeLike) -> np.dtype[Any]:
     return real
 
 
+def _as_sample(array: Any) -> Any:
+    """With an axis of samples in front; what is no array goes on to where it is refused."""
+    return array[None] if isinstance(array, np.ndarray) else array
+
+
 class GroupNorm(_PerSample):
     """y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual), mean and var of a sample's groups.
 
@@ -140,8 +145,8 @@ class GroupNorm(_PerSample):
         that.  Errors: those of `group_norm`; ValueError for another number of channels.
         """
         array = as_array("x", x)
-        if array.ndim >= 2 and array.shape[self.channel_axis] != self.num_channels:
-            axis = self.channel_axis
+        axis = self.channel_axis
+        if array.ndim >= 2 and array.shape[as_axis("channel_axis", axis, array)] != self.num_channels:
             raise ValueError(f"x must have {self.num_channels} channels on axis {axis}, got shape {array.shape}")
         options, self._saved = self._options(residual, out, mask), None
         arguments = (array, self.num_groups, self.weight, self.bias, self.eps)
@@ -229,8 +234,8 @@ class _InstanceNorm(_PerSample, BatchNormModule):
         """
         array = as_array("x", x)
         if array.ndim == self._ndim - 1:
-            lifted = (a if a is None else np.asarray(a)[None] for a in (residual, out, mask))
-            y = self._forward(array[None], *lifted)[0]
+            added = None if residual is None else as_array("residual", residual)[None]
+            y = self._forward(array[None], added, _as_sample(out), _as_sample(mask))[0]
             return y if out is None else out
         return self._forward(array, residual, out, mask)
 
@@ -259,7 +264,7 @@ class _InstanceNorm(_PerSample, BatchNormModule):
         array = as_array("dy", dy)
         if array.ndim != self._ndim - 1:
             return super().backward(array, out)
-        dx = super().backward(array[None], None if out is None else out[None])
+        dx = super().backward(array[None], _as_sample(out))
         if self.residual_grad is not None:
             self.residual_grad = self.residual_grad[0]
         return dx[0] if out is None else out
