@@ -96,6 +96,7 @@ void ncpu_measure_chunk(const ncpu_measurement *m, size_t channel, size_t channe
     const size_t pieces = divide_up(m->view->s, m->len);
     double count = 0;
     for (size_t b = from, end; b < to; b = end) {
+        if (ncpu_team_stopped(team)) return;
         end = least(to, (b / pieces + 1) * pieces);
         double more = 0;
         for (size_t j = 0; j < channels; j++) {
