@@ -174,7 +174,7 @@ class Torch(Laid):
         if p.dtype != "f32":
             pytest.skip("quantize_per_tensor takes float32")
         norm = torch.nn.functional.layer_norm
-        return lambda: torch.quantize_per_tensor(norm(x, shape, weight, bias, EPS), 0.02, 3, torch.qint8)
+        return lambda: (norm(x, shape, weight, bias, EPS) / 0.02).round_().add_(3).clamp_(-128, 127).to(torch.int8)
 
     def layer_norm_backward(self, p):
         x, dy, _, shape, weight, bias = self.rows(p)
