@@ -57,7 +57,7 @@ MODELS = [
     Model(OCR3, "rapidocr/models/PP-OCRv6_det_small.onnx", 77, 0, (1, 3, 160, 160)),
     Model(EEG, "brainmaze_eeg_models/spindles/_models/spindle-detector-eeg.onnx", 13, 5, (1, 1, 7500), (1, 15, 7500)),
     Model(CAPTCHA, "vietcombank_captcha/models/vietcombank_captcha.onnx", 5, 3, (1, 50, 155, 3)),
-    Model(MAGIKA, "magika/models/standard_v3_3/model.onnx", 9, 5, (1, 2048)),
+    Model(MAGIKA, "magika/models/standard_v3_3/model.onnx", 11, 5, (1, 2048)),
     Model(None, LIGHT.format("densenet121"), 363, 62, IMAGE),
     Model(None, LIGHT.format("inception_v2"), 207, 0, IMAGE),
     Model(None, LIGHT.format("resnet50"), 53, 0, IMAGE),
