@@ -4,9 +4,6 @@
 
 #include <string.h>
 
-/* Elements of a box: small enough to stay in L2 when packed, large enough to hide the call. */
-enum { BOX = 32768, NEAR = 16384 }; /* bytes: parameters that stay in the fastest cache beside the data */
-
 ncpu_status ncpu_check_epilogue(ncpu_dtype dtype, const ncpu_epilogue *e)
 {
     const int transcendental = e->activation >= NCPU_SILU && e->activation <= NCPU_TANH;
@@ -35,7 +32,7 @@ ncpu_status ncpu_plan_application(ncpu_application *a, const ncpu_kernels *kerne
     a->mask_row = (ptrdiff_t)divide_up(row, 8);
     const double bytes = (double)view->n * (double)view->c * (double)view->s * (double)(a->x.size + a->y.size);
     a->stream = a->y.direct && y->data != x->data && !a->epilogue.mask && ncpu_leaves_caches(bytes);
-    a->in_order = bytes > (double)ncpu_cache_bytes(2) && 3 * view->c * ncpu_real_size(x->dtype) <= NEAR;
+    a->in_order = bytes > (double)ncpu_cache_bytes(2) && 3 * view->c * ncpu_real_size(x->dtype) <= NCPU_NEAR;
     if (view->cols) a->widened = ncpu_rows_beside(view->c);
     return status;
 }
@@ -291,13 +288,13 @@ ncpu_status ncpu_apply(const ncpu_application *a, ncpu_team *team)
     apply_job job = {.a = a, .team = team};
     size_t elements;
     if (v->cols) {
-        const size_t most = BOX / v->c >= a->widened ? BOX / v->c / a->widened : 1;
+        const size_t most = ncpu_box_rows(v->c, a->widened) / a->widened;
         job.rows = ncpu_even_part(divide_up(v->n, a->widened), most, threads) * a->widened;
         job.boxes = divide_up(v->n, job.rows);
         elements = job.rows * v->c;
     } else {
-        job.len = least(v->s, BOX);
-        job.channels = ncpu_even_part(v->c, BOX / job.len, v->n % threads ? threads : 1);
+        job.len = least(v->s, NCPU_BOX);
+        job.channels = ncpu_even_part(v->c, NCPU_BOX / job.len, v->n % threads ? threads : 1);
         job.boxes = v->n * divide_up(v->c, job.channels) * divide_up(v->s, job.len);
         elements = job.len * job.channels;
     }

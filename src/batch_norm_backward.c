@@ -5,11 +5,9 @@
 
 #include "gradient.h"
 
-enum { BOX = 32768, NEAR = 16384 }; /* as in apply.c */
-
 static size_t box_rows(const ncpu_gradient *g)
 {
-    return ncpu_even_part(g->view->n, BOX / g->view->c ? BOX / g->view->c : 1, (size_t)g->team->threads);
+    return ncpu_even_part(g->view->n, ncpu_box_rows(g->view->c, 1), (size_t)g->team->threads);
 }
 
 /* Boxes of rows (cols), or of channels of one sample or a piece of a long run (runs), whatever the statistics' boxes were. */
@@ -20,23 +18,23 @@ static ncpu_box apply_box_at(const ncpu_gradient *g, size_t channel, size_t chan
         const size_t rows = box_rows(g);
         return (ncpu_box){.channels = 1, .row = index * rows, .rows = least(rows, v->n - index * rows), .len = v->c};
     }
-    const size_t pieces = divide_up(v->s, BOX), at = index % pieces * BOX;
+    const size_t pieces = divide_up(v->s, NCPU_BOX), at = index % pieces * NCPU_BOX;
     return (ncpu_box){.channel = channel, .channels = channels, .row = index / pieces, .rows = 1, .at = at,
-                      .len = least(BOX, v->s - at)};
+                      .len = least(NCPU_BOX, v->s - at)};
 }
 
 static size_t apply_boxes(const ncpu_gradient *g)
 {
     const ncpu_view *v = g->view;
     if (v->cols) return divide_up(v->n, box_rows(g));
-    return v->n * divide_up(v->s, BOX);
+    return v->n * divide_up(v->s, NCPU_BOX);
 }
 
 static size_t largest_box(const ncpu_gradient *g)
 {
     const ncpu_view *v = g->view;
     const size_t measured = g->m.rows * g->m.len * (v->cols ? 1 : g->width);
-    const size_t applied = v->cols ? box_rows(g) * v->c : g->width * least(v->s, BOX);
+    const size_t applied = v->cols ? box_rows(g) * v->c : g->width * least(v->s, NCPU_BOX);
     return measured > applied ? measured : applied;
 }
 
@@ -110,9 +108,7 @@ static ncpu_status run(ncpu_gradient *g)
             for (size_t j = 0; j < c; j++)
                 g->p1[j] += g->parts[2 * q * padded + j], g->p2[j] += g->parts[(2 * q + 1) * padded + j];
         ncpu_gradient_settle(g, 0, c);
-        void *const reals[] = {g->center, g->slope, g->curve, g->offset};
-        for (size_t i = 0; i < 4 && g->view->cols; i++)
-            ncpu_repeat(reals[i], ncpu_real_size(g->dtype), c, c * (ncpu_rows_beside(c) - 1) + NCPU_WRAP);
+        ncpu_gradient_widen(g);
         g->tasks = threads;
         if (!ncpu_team_stopped(g->team) && (g->has_dx || g->has_dresidual))
             ncpu_team_run(g->team, (ptrdiff_t)g->tasks, apply_task, g);
@@ -161,13 +157,13 @@ ncpu_status ncpu_batch_norm_backward(const ncpu_array *dy, const ncpu_array *x, 
     g.team = &team;
     const int direct = g.x.direct && g.dy.direct && (!y || g.y.direct) && (!dx || g.dx.direct)
                        && (!dresidual || g.dresidual.direct);
-    ncpu_plan_measurement(&g.m, g.kernels, &view, &g.x, x->dtype, BOX,
+    ncpu_plan_measurement(&g.m, g.kernels, &view, &g.x, x->dtype, NCPU_BOX,
                           view.cols ? ncpu_columns_together(&view, x->dtype, (size_t)team.threads)
                                     : ncpu_channels_together(&view, 2 * g.x.size, direct, (size_t)team.threads));
     g.width = g.m.width, g.groups = divide_up(view.c, g.width);
     g.mask_channel = (ptrdiff_t)divide_up(view.cols ? view.c : view.s, 8);
     g.mask_row = view.cols ? g.mask_channel : g.mask_channel * (ptrdiff_t)view.c;
-    g.in_order = 3 * bytes > (double)ncpu_cache_bytes(2) && 4 * view.c * ncpu_real_size(x->dtype) <= NEAR;
+    g.in_order = 3 * bytes > (double)ncpu_cache_bytes(2) && 4 * view.c * ncpu_real_size(x->dtype) <= NCPU_NEAR;
     g.stream = g.has_dx && g.dx.direct && dx->data != dy->data && dx->data != x->data && ncpu_leaves_caches(3 * bytes);
 
     const size_t padded = ncpu_padded(view.c), repeated = ncpu_padded(view.c * ncpu_rows_beside(view.c) + NCPU_WRAP);

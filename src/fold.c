@@ -8,8 +8,7 @@
 #include "team.h"
 #include "view.h"
 
-enum { BOX = 32768,     /* elements: as in apply.c */
-       COLUMNS = 16384, /* whose factors and peaks, 256 KB, stay in L2 */
+enum { COLUMNS = 16384, /* whose factors and peaks, 256 KB, stay in L2 */
        AHEAD = 16384,   /* bytes: the hardware does not see through rows side by side */
        SHORT_RUN = 64,  /* elements that a row's own costs are not worth: see join_runs */
        FEW_ROWS = 4 };  /* the kernels take as many at a time */
@@ -67,11 +66,11 @@ static void plan_boxes(scaling *job)
 {
     const ncpu_view *v = &job->view;
     if (v->cols) {
-        job->channels = 1, job->len = least(v->c, COLUMNS), job->rows = divide_up(BOX / job->len, 4) * 4;
+        job->channels = 1, job->len = least(v->c, COLUMNS), job->rows = divide_up(NCPU_BOX / job->len, 4) * 4;
         job->pieces = divide_up(v->c, job->len), job->groups = divide_up(v->n, job->rows);
         job->boxes = job->pieces * job->groups;
     } else {
-        job->rows = 1, job->len = least(v->s, BOX), job->channels = least(v->c, BOX / job->len);
+        job->rows = 1, job->len = least(v->s, NCPU_BOX), job->channels = least(v->c, NCPU_BOX / job->len);
         job->pieces = divide_up(v->s, job->len), job->groups = divide_up(v->c, job->channels);
         job->boxes = v->n * job->pieces * job->groups;
     }

@@ -157,6 +157,14 @@ void ncpu_gradient_settle(const ncpu_gradient *g, size_t from, size_t to)
     coefficients(g, &g->kernels->set[g->dtype], from, to, into, g->outside + from);
 }
 
+void ncpu_gradient_widen(const ncpu_gradient *g)
+{
+    const size_t c = g->view->c;
+    void *const reals[] = {g->center, g->slope, g->curve, g->offset};
+    for (size_t i = 0; i < 4 && g->view->cols; i++)
+        ncpu_repeat(reals[i], ncpu_real_size(g->dtype), c, c * (ncpu_rows_beside(c) - 1) + NCPU_WRAP);
+}
+
 /* ---- dx ---- */
 
 static const void *moved(const void *p, ptrdiff_t elements, size_t size)

@@ -48,6 +48,8 @@ void ncpu_gradient_sum(const ncpu_gradient *g, size_t first, size_t channels, si
                        char *scratch);
 /* From g's p1 and p2 to what the last step takes, and dweight, for channels [from, to). */
 void ncpu_gradient_settle(const ncpu_gradient *g, size_t from, size_t to);
+/* Once all are settled: for cols, copies of them side by side and NCPU_WRAP entries more. */
+void ncpu_gradient_widen(const ncpu_gradient *g);
 /* dx and dresidual of a box; scratch: as above, behind that of the sums. */
 void ncpu_gradient_apply(const ncpu_gradient *g, const ncpu_box *box, char *scratch);
 

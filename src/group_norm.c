@@ -8,8 +8,6 @@
 #include "groups.h"
 #include "measure.h"
 
-enum { BOX = 32768 }; /* elements, as in apply.c */
-
 typedef struct {
     const ncpu_groups *statistics;
     ncpu_grouping g;
@@ -221,9 +219,9 @@ static ncpu_status plan(group_job *job, const ncpu_array *x, const ncpu_epilogue
     a->stream = a->y.direct && y->data != x->data && !after.mask && ncpu_leaves_caches(bytes);
     job->x_step = x->strides[0], job->y_step = y->strides[0], job->mask_step = (ptrdiff_t)ncpu_sample_mask(v);
     job->residual_step = a->has_residual ? epilogue->residual->strides[0] : 0;
-    job->rows = v->cols ? BOX / v->c >= a->widened ? BOX / v->c / a->widened * a->widened : a->widened : 1;
-    job->len = v->cols ? v->c : least(v->s, BOX);
-    job->channels = v->cols ? 1 : BOX / job->len;
+    job->rows = v->cols ? ncpu_box_rows(v->c, a->widened) : 1;
+    job->len = v->cols ? v->c : least(v->s, NCPU_BOX);
+    job->channels = v->cols ? 1 : NCPU_BOX / job->len;
 
     /* A single position has columns of one element each: its groups are rows. */
     job->by_channel = job->statistics->valid || (v->cols && v->n > 1);

@@ -7,7 +7,6 @@
 #include "gradient.h"
 #include "groups.h"
 
-enum { BOX = 32768 };     /* elements, as in apply.c */
 enum { MOST_PIECES = 64 }; /* of all samples: dweight and dbias are added up over one sample after the other, then piece by piece */
 
 typedef struct {
@@ -95,9 +94,7 @@ static void settle(const backward_job *job, workspace *w, size_t sample, size_t 
             w->shared1[j] = sum1 + rest1, w->shared2[j] = sum2 + rest2;
     }
     ncpu_gradient_settle(g, from * channels, to * channels);
-    void *const reals[] = {g->center, g->slope, g->curve, g->offset};
-    for (size_t i = 0; i < 4 && job->view.cols; i++)
-        ncpu_repeat(reals[i], ncpu_real_size(g->dtype), c, c * (ncpu_rows_beside(c) - 1) + NCPU_WRAP);
+    ncpu_gradient_widen(g);
     double *sums = job->sums + sample / job->piece * 2 * ncpu_padded(c);
     for (size_t j = from * channels; j < to * channels; j++)
         sums[j] += g->p1[j], sums[ncpu_padded(c) + j] += g->dweight[j];
@@ -265,20 +262,19 @@ static void plan(backward_job *job, const ncpu_array *x, const ncpu_array *dy, c
 {
     const ncpu_view *v = &job->view;
     ncpu_gradient *g = &job->first;
-    const size_t beside = ncpu_rows_beside(v->c), row = BOX / v->c;
-    job->at_once = v->cols ? v->c : BOX / least(v->s, NCPU_BLOCK);
+    job->at_once = v->cols ? v->c : NCPU_BOX / least(v->s, NCPU_BLOCK);
     ncpu_plan_measurement(&g->m, g->kernels, v, &g->x, x->dtype, NCPU_BLOCK, job->at_once);
     job->at_once = g->width = g->m.width;
-    job->rows = !v->cols ? 1 : row >= beside ? row / beside * beside : beside;
-    job->len = v->cols ? v->c : least(v->s, BOX);
-    job->channels = v->cols ? 1 : BOX / job->len;
+    job->rows = v->cols ? ncpu_box_rows(v->c, ncpu_rows_beside(v->c)) : 1;
+    job->len = v->cols ? v->c : least(v->s, NCPU_BOX);
+    job->channels = v->cols ? 1 : NCPU_BOX / job->len;
     job->piece = divide_up(job->g.samples, MOST_PIECES), job->pieces = divide_up(job->g.samples, job->piece);
     job->mask_step = (ptrdiff_t)ncpu_sample_mask(v);
     g->shared_count = (double)(job->g.positions * job->g.together);
     g->mask_channel = (ptrdiff_t)divide_up(v->cols ? v->c : v->s, 8);
     g->mask_row = v->cols ? g->mask_channel : g->mask_channel * (ptrdiff_t)v->c;
     const double bytes = (double)(v->n * v->s * v->c * g->x.size), all = bytes * (double)job->g.samples;
-    g->in_order = 3 * bytes > (double)ncpu_cache_bytes(2) && 4 * v->c * ncpu_real_size(x->dtype) <= BOX / 2;
+    g->in_order = 3 * bytes > (double)ncpu_cache_bytes(2) && 4 * v->c * ncpu_real_size(x->dtype) <= NCPU_NEAR;
     g->stream = g->has_dx && g->dx.direct && dx->data != dy->data && dx->data != x->data && ncpu_leaves_caches(3 * all);
     ncpu_set_units(&job->g, 2 * g->x.size, g->x.direct && g->dy.direct, v->cols);
 }

@@ -6,7 +6,8 @@
 #include "memory.h"
 
 enum { COLS_ROWS = 512, COLS_ROWS_F64 = 256 }; /* rows of a block of cols: doubles have shorter chains, see measure.inc */
-enum { LEAST_CHUNK = 16 * NCPU_BLOCK, MOST_CHUNKS = 64 }; /* elements of a channel */
+enum { LEAST_CHUNK = 16 * NCPU_BLOCK }; /* elements of a channel */
+enum { MOST_CHUNKS = 64 };
 enum { LEAST_GROUP = 32768 }; /* bytes: about the fastest cache, and enough to hide the calls */
 
 static size_t cols_rows(ncpu_dtype dtype) { return dtype == NCPU_F64 ? COLS_ROWS_F64 : COLS_ROWS; }
