@@ -192,6 +192,9 @@ def layer_norm_backward(
     dweight: _Array | None,
     dbias: _Array | None,
 ) -> None: ...
+def group_norm_plain(
+    x: object, num_groups: object, weight: object, bias: object, eps: object, channel_axis: object, out: object, /
+) -> _Array | None: ...
 def layer_norm_plain(
     x: object, normalized_shape: object, weight: object, bias: object, eps: object, rms: bool, out: object, /
 ) -> _Array | None: ...

@@ -97,7 +97,7 @@ def rms_norm(
     array([[1.2, 1.6, 0. , 0. ]], dtype=float32)
     """
     usual = axis is None and activation is None and residual is None and quantize is None
-    if usual and eps is not None and not plus_one and not return_stats:
+    if usual and not plus_one and not return_stats:
         plain = _core.layer_norm_plain(x, normalized_shape, weight, None, eps, True, out)
         if plain is not None:
             return plain
@@ -251,7 +251,7 @@ class _Rows(NamedTuple):
         shape = tuple(array.shape[i] for i in axes)
         if axis is not None and normalized_shape is not None:
             as_extents(normalized_shape, array, shape)
-        eps = float(np.finfo(real).eps) if rms and eps is None else as_number("eps", eps, 0.0)
+        eps = (2.0**-52 if real is FLOAT64 else 2.0**-23) if rms and eps is None else as_number("eps", eps, 0.0)
         gamma, beta = as_weight("weight", weight, shape, real), as_weight("bias", bias, shape, real)
         return cls(array, axes, gamma, beta, eps, rms, bool(plus_one))
 
