@@ -110,6 +110,7 @@ def layer_norm_plain(x, normalized_shape, weight, bias, eps, bint rms, out):
     norm.rms = rms
     norm.plus_one = 0
     norm.eps = eps
+    norm.valid = NULL
     norm.weight = data_of(weight)
     norm.bias = data_of(bias)
     with nogil:

@@ -7,7 +7,8 @@ from typing import Any, Literal, overload
 
 from .. import _core
 from .._arrays import as_array, as_image, as_int
-from .._grouped import Grouped, as_positions, gradients, normalize
+from .._grouped import Grouped, gradients, normalize
+from .._masks import as_positions
 from .._types import Activation, Array, BatchNormGradients, Bits, GroupNormResult, Readable
 
 

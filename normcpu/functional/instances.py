@@ -10,7 +10,8 @@ import numpy as np
 
 from .. import _core
 from .._arrays import NONFINITE, as_choice, as_number, as_running, check_apart, real_of
-from .._grouped import Grouped, as_positions, gradients, normalize, update_running
+from .._grouped import Grouped, gradients, normalize, update_running
+from .._masks import as_positions
 from .._types import Activation, Array, BatchNormGradients, BatchNormResult, Bits, NonFinite, Readable
 from .batch import batch_norm
 from .groups import as_samples
