@@ -7,6 +7,7 @@
 
 #include "apply.h"
 #include "layer_norm.h"
+#include "row_masks.h"
 
 /* What a task works in: for each row of a group. */
 typedef struct {
@@ -16,6 +17,7 @@ typedef struct {
     uint8_t *outside, *rejected;
     float *values; /* (width): what is to be quantized */
     void *measure; /* of one row that plain sums do not fit */
+    void *kept;    /* (width): its elements that have a say */
     void *x, *added, *sum, *residual, *y; /* copies, where arrays are not direct */
     void *floats, *residual_floats;       /* of 16-bit data */
 } workspace;
@@ -34,6 +36,7 @@ static size_t lay_out(const ncpu_norm_job *j, char *memory, workspace *w)
     w->center = ncpu_take(&a, bytes), w->scale = ncpu_take(&a, bytes), w->shift = ncpu_take(&a, bytes);
     w->outside = ncpu_take(&a, padded), w->rejected = ncpu_take(&a, padded);
     w->measure = ncpu_take(&a, j->measure_size);
+    w->kept = ncpu_take(&a, j->norm->valid ? r->view.s * ncpu_real_size(r->dtype) : 0);
     w->values = ncpu_take(&a, j->quantization ? r->view.s * sizeof(float) : 0);
     w->x = ncpu_take_rows(r, &j->x, &a), w->added = ncpu_take_rows(r, &j->added, &a);
     w->sum = ncpu_take_rows(r, &j->sum, &a), w->residual = ncpu_take_rows(r, &j->residual, &a);
@@ -48,26 +51,23 @@ static size_t lay_out(const ncpu_norm_job *j, char *memory, workspace *w)
 void ncpu_norm_add(const ncpu_norm_job *j, const ncpu_tile *x, const ncpu_tile *added, const ncpu_tile *sum, size_t rows,
                    size_t len)
 {
-    static const float single[3] = {0, 1, 0};
-    static const double twice[3] = {0, 1, 0};
-    const int wide = j->rows.stored == NCPU_F64;
-    j->rows.kernels->set[j->rows.stored].apply_runs(&(ncpu_apply_args){
-        .rows = rows, .len = len, .x = x->data, .residual = added->data, .y = sum->data, .x_stride = x->row_stride,
-        .residual_stride = added->row_stride, .y_stride = sum->row_stride,
-        .center = wide ? (const void *)twice : single, .scale = wide ? (const void *)(twice + 1) : single + 1,
-        .shift = wide ? (const void *)(twice + 2) : single + 2});
+    ncpu_apply_args args = {.rows = rows, .len = len, .x = x->data, .residual = added->data, .y = sum->data,
+                            .x_stride = x->row_stride, .residual_stride = added->row_stride, .y_stride = sum->row_stride};
+    ncpu_set_identity(j->rows.stored, &args);
+    j->rows.kernels->set[j->rows.stored].apply_runs(&args);
 }
 
-/* One row as a channel. */
-static void plan_row(const ncpu_norm_job *j, void *data, ncpu_view *view, ncpu_operand *operand, ncpu_measurement *m)
+/* len elements of one row as a channel. */
+static void plan_row(const ncpu_norm_job *j, void *data, size_t len, ncpu_view *view, ncpu_operand *operand,
+                     ncpu_measurement *m)
 {
-    *view = (ncpu_view){.n = 1, .c = 1, .s = j->rows.view.s};
+    *view = (ncpu_view){.n = 1, .c = 1, .s = len};
     *operand = (ncpu_operand){.data = data, .size = ncpu_real_size(j->rows.dtype), .direct = 1};
     ncpu_plan_measurement(m, j->rows.kernels, view, operand, j->rows.dtype, NCPU_BLOCK, 1);
 }
 
 /* w->total of a row, in blocks, each from a start value of its own. */
-static void measure_row(const ncpu_norm_job *j, void *data, size_t row, workspace *w)
+static void measure_row(const ncpu_norm_job *j, void *data, size_t len, size_t row, workspace *w)
 {
     ncpu_view view;
     ncpu_operand operand;
@@ -75,7 +75,7 @@ static void measure_row(const ncpu_norm_job *j, void *data, size_t row, workspac
     double memory[4];
     const ncpu_moments_state total = ncpu_state_at(&w->total, row), part = ncpu_state_in(memory, 1);
     double count = 0;
-    plan_row(j, data, &view, &operand, &m);
+    plan_row(j, data, len, &view, &operand, &m);
     for (size_t q = 0; q < m.chunks; q++) {
         const double more = (double)ncpu_chunk_count(&m, q);
         ncpu_measure_chunk(&m, 0, 1, q, q ? &part : &total, w->measure, j->team);
@@ -100,11 +100,25 @@ static void measure(const ncpu_norm_job *j, const ncpu_norm_args *a, size_t rows
                                 &w->total, w->rejected);
     for (size_t i = 0; i < rows; i++) {
         if (w->rejected[i]) {
-            measure_row(j, (void *)ncpu_moved(a->x, (ptrdiff_t)i * a->x_stride, ncpu_real_size(j->rows.dtype)), i, w);
+            measure_row(j, (void *)ncpu_moved(a->x, (ptrdiff_t)i * a->x_stride, ncpu_real_size(j->rows.dtype)), a->len, i, w);
             const double mean = w->total.mean[i], square = w->total.m2[i] / count + mean * mean;
             if (rms) w->var[i] = square;
         }
         if (!rms) w->mean[i] = w->total.mean[i], w->var[i] = w->total.m2[i] / count;
+    }
+}
+
+/* The same of the elements that have a say; `first` is the number of the first row.  Of none, mean is 0 and var NaN. */
+static void measure_valid(const ncpu_norm_job *j, const ncpu_norm_args *a, size_t first, size_t rows, workspace *w)
+{
+    for (size_t i = 0; i < rows; i++) {
+        const void *row = ncpu_moved(a->x, (ptrdiff_t)i * a->x_stride, ncpu_real_size(j->rows.dtype));
+        const uint8_t *valid = j->norm->valid + (first + i) * a->len;
+        const size_t count = ncpu_keep_valid_elements(j->rows.dtype, a->len, row, valid, w->kept);
+        w->total.mean[i] = w->total.mean_tail[i] = w->total.m2[i] = w->total.m2_tail[i] = 0;
+        if (count) measure_row(j, w->kept, count, i, w);
+        const double mean = w->total.mean[i], var = w->total.m2[i] / (double)count;
+        w->mean[i] = j->norm->rms ? 0 : mean, w->var[i] = j->norm->rms ? var + mean * mean : var;
     }
 }
 
@@ -167,7 +181,8 @@ static void group(const ncpu_norm_job *j, size_t row, size_t rows, char *scratch
     }
     s = ncpu_as_floats(r, &s, rows, r->view.s, w.floats);
     ncpu_norm_args args = {.rows = rows, .len = r->view.s, .x = s.data, .x_stride = s.row_stride};
-    measure(j, &args, rows, &w);
+    if (j->norm->valid) measure_valid(j, &args, row, rows, &w);
+    else measure(j, &args, rows, &w);
     r->kernels->set[r->dtype].coefficients(rows, w.mean, j->norm->rms ? NULL : w.total.mean_tail, w.var, j->norm->eps, NULL, NULL, w.center,
                       w.scale, w.shift, w.outside);
     if (j->residual.given) {
@@ -188,6 +203,8 @@ static void group(const ncpu_norm_job *j, size_t row, size_t rows, char *scratch
         apply(j, &args, i, end - i, &w);
         if (j->quantization) quantize(j, row + i, (uint8_t *)y.data + (ptrdiff_t)i * y.row_stride, &w);
     }
+    if (j->epilogue.mask)
+        ncpu_bits_of_rows(r, &result, rows, r->view.s, j->epilogue.mask + row * ncpu_row_bits(r->view.s));
     if (!j->quantization) ncpu_from_floats(r, &result, &y, rows, r->view.s);
     ncpu_tile_done(&j->y.operand, &r->view, &box, &y);
     if (j->added.given) ncpu_tile_done(&j->sum.operand, &r->view, &box, &sum);
@@ -215,7 +232,7 @@ static ncpu_status check(const ncpu_array *x, const ncpu_array *added, const ncp
     const int bytes = y->dtype == NCPU_U8 || y->dtype == NCPU_I8;
     if (bytes != (q != NULL) || (!bytes && y->dtype != x->dtype)) return NCPU_ERROR_ARGUMENT;
     if ((added != NULL) != (sum != NULL)) return NCPU_ERROR_ARGUMENT;
-    if (q && x->dtype == NCPU_F64) return NCPU_ERROR_UNSUPPORTED;
+    if (q && (x->dtype == NCPU_F64 || (e && e->mask))) return NCPU_ERROR_UNSUPPORTED;
     if (q && q->scales && y->dtype != NCPU_I8) return NCPU_ERROR_ARGUMENT;
     if (q && !q->scales && !(q->scale > 0 && q->scale < INFINITY)) return NCPU_ERROR_ARGUMENT;
     return e ? ncpu_check_epilogue(x->dtype, e) : NCPU_OK;
@@ -253,7 +270,7 @@ static void plan_groups(ncpu_norm_job *j)
     ncpu_operand operand;
     ncpu_measurement m;
     workspace unused;
-    plan_row(j, NULL, &view, &operand, &m);
+    plan_row(j, NULL, j->rows.view.s, &view, &operand, &m);
     j->measure_size = ncpu_measure_scratch(&m);
     j->rows.group = least(j->rows.group, divide_up(j->rows.view.n, (size_t)j->team->threads));
     j->units = divide_up(j->rows.view.n, j->rows.group);
@@ -268,8 +285,7 @@ ncpu_status ncpu_layer_norm(const ncpu_array *x, const ncpu_row_norm *norm, cons
     ncpu_norm_job j = {.norm = norm, .quantization = quantization, .y_dtype = y->dtype, .mean = mean, .var = var};
     ncpu_status status = check(x, added, sum, epilogue, quantization, y);
     if (epilogue) j.epilogue = *epilogue;
-    if (!status && j.epilogue.mask) status = NCPU_ERROR_UNSUPPORTED;
-    const int across = lies_across(x, norm->axes, others);
+    const int across = lies_across(x, norm->axes, others) && !norm->valid;
     if (!status) status = bring(&j, x, across ? others : norm->axes, added, sum, y);
     const ncpu_view *v = &j.rows.view;
     if (status || v->n * v->s == 0) return status;
@@ -279,7 +295,7 @@ ncpu_status ncpu_layer_norm(const ncpu_array *x, const ncpu_row_norm *norm, cons
     ncpu_team team;
     ncpu_team_begin(&team, 2 * bytes);
     j.team = &team;
-    j.stream = !quantization && !ncpu_is_half(&j.rows) && j.y.operand.direct && y->data != x->data && (!sum || added->data != y->data)
+    j.stream = !quantization && !j.epilogue.mask && !ncpu_is_half(&j.rows) && j.y.operand.direct && y->data != x->data && (!sum || added->data != y->data)
                && ncpu_leaves_caches(bytes);
     if (across) {
         ncpu_plan_columns(&j);

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,6 +175,22 @@ def test_strides_change_no_bit(c: Case, data: st.DataObject) -> None:
     with np.errstate(all="ignore"):
         normcpu.group_norm(x, c.groups, c.b.weight, c.b.bias, mask=c.mask, out=x, **after)
     assert digest((x,)) == digest((got.y,))
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("shape", [(1, 64), (2, 8, 4), (3, 6, 5, 8), (40, 8, 4), (1, 66, 2)])
+def test_plain_calls_take_a_shorter_way_to_the_same_bits(shape: tuple[int, ...], dtype: np.dtype) -> None:
+    for axis in (1, -1) if len(shape) > 2 else (1,):
+        x, c = values("mean 1e3", shape, dtype), shape[axis]
+        weight, bias = np.random.default_rng(0).normal(size=(2, c)).astype(dtype)
+        calls = [partial(normcpu.group_norm, num_groups=g) for g in (1, 2, c)]
+        calls += [normcpu.instance_norm] if len(shape) > 2 else []
+        calls = [partial(call, weight=weight, bias=bias, channel_axis=axis) for call in calls]
+        for call in calls:
+            want, apart, within = call(x, return_stats=True).y, np.empty_like(x), x.copy()
+            assert call(x, out=apart) is apart
+            assert call(within, out=within) is within
+            assert call(x).tobytes() == want.tobytes() == apart.tobytes() == within.tobytes()
 
 
 # ---- Backward --------------------------------------------------------------------------------------------

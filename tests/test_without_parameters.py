@@ -126,12 +126,23 @@ def test_what_is_large_fits() -> None:
     np.testing.assert_allclose(normcpu.local_response_norm(x[:1], 1, 1.0, 0.5, 0.0), [[1, -1, 1]], rtol=1e-6)
 
 
-def test_the_layer() -> None:
-    layer = normcpu.LocalResponseNorm(3, alpha=0.5)
-    assert repr(layer) == "LocalResponseNorm(3, alpha=0.5, beta=0.75, k=1.0)"
+LAYERS = [
+    (normcpu.LocalResponseNorm(3, alpha=0.5), normcpu.local_response_norm, normcpu.local_response_norm_backward,
+     {"size": 3, "alpha": 0.5}, "LocalResponseNorm(3, alpha=0.5, beta=0.75, k=1.0)"),
+    (normcpu.LpNormalization(1, axis=(0, 2)), normcpu.lp_normalize, normcpu.lp_normalize_backward,
+     {"p": 1, "axis": (0, 2), "eps": 0.0}, "LpNormalization(p=1, axis=(0, 2), eps=0.0)"),
+    (normcpu.MeanVarianceNormalization((0, 2)), normcpu.mean_variance_normalization,
+     normcpu.mean_variance_normalization_backward, {"axis": (0, 2)},
+     "MeanVarianceNormalization(axis=(0, 2), eps=1e-09)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layer", "forward", "backward", "options", "shown"), LAYERS)
+def test_layers(layer: Any, forward: Any, backward: Any, options: dict[str, Any], shown: str) -> None:
+    assert repr(layer) == shown
     x = values("random", (2, 6, 5), F64)
-    assert digest((layer(x),)) == digest((normcpu.local_response_norm(x, 3, 0.5),))
-    assert digest((layer.backward(x),)) == digest((normcpu.local_response_norm_backward(x, x, 3, 0.5),))
+    assert digest((layer(x),)) == digest((forward(x, **options),))
+    assert digest((layer.backward(x),)) == digest((backward(x, x, **options),))
     with pytest.raises(RuntimeError, match="call the layer in training mode first"):
         layer.backward(x)
     layer(x, out=x)
@@ -148,6 +159,6 @@ def test_pytorch(size: int) -> None:
     for ours, theirs in (
         (normcpu.LocalResponseNorm(size, 0.5, 0.75, 2.0)(x), torch.nn.LocalResponseNorm(size, 0.5, 0.75, 2.0)),
         (normcpu.lp_normalize(x, 2, 2), lambda t: torch.nn.functional.normalize(t, 2, 2)),
-        (normcpu.lp_normalize(x, 1, -1), lambda t: torch.nn.functional.normalize(t, 1, -1)),
+        (normcpu.LpNormalization(1)(x), lambda t: torch.nn.functional.normalize(t, 1, -1)),
     ):
         np.testing.assert_allclose(ours, theirs(torch.from_numpy(x)).numpy(), rtol=1e-13)

@@ -251,13 +251,16 @@ class _InstanceNorm(_PerSample, BatchNormModule):
         of_sample = learning or not self.track_running_stats
         options, self._saved = self._options(residual, out, mask), None
         running = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
+        arguments = (x, *running, self.weight, self.bias, of_sample)
+        if not self.training:
+            y: Array = instance_norm(*arguments, eps=self.eps, **options)
+            return y
         made = instance_norm(
-            x, *running, self.weight, self.bias, of_sample, self.momentum or 0.0, self.eps, **options,
-            nonfinite=self.nonfinite, return_stats=True, return_mask=self.training and self.activation == "relu",
+            *arguments, self.momentum or 0.0, self.eps, **options, nonfinite=self.nonfinite, return_stats=True,
+            return_mask=self.activation == "relu",
         )  # fmt: skip
         self.skipped_updates += made.skipped
-        if self.training:
-            self._saved = self._save(x, made, options, given=not of_sample)
+        self._saved = self._save(x, made, options, given=not of_sample)
         return made.y
 
     def backward(self, dy: Readable, out: Array | None = None) -> Array:
