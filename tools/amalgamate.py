@@ -66,6 +66,9 @@ TOP = """\
 #define NCPU_COMPACT 1
 #endif
 #define NCPU_DEFINES_WIDE
+#ifdef _OPENMP
+#define NCPU_HAVE_OPENMP
+#endif
 
 """
 
