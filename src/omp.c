@@ -8,8 +8,9 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "team.h"
+#include "normcpu.h"
 
+const ncpu_threading *ncpu_openmp(void);
 const char *ncpu_openmp_runtime(void);
 
 static void parallel_for(ptrdiff_t tasks, int threads, ncpu_body body, void *context)
@@ -55,6 +56,7 @@ static void cure_fork(void)
         pthread_atfork(release_team, NULL, NULL);
 }
 
+/* The layer.  To be called once, before threads are started. */
 const ncpu_threading *ncpu_openmp(void)
 {
     static const ncpu_threading layer = {"openmp", parallel_for, max_threads};

@@ -28,7 +28,4 @@ void ncpu_team_run(ncpu_team *team, ptrdiff_t tasks, ncpu_body body, void *conte
 int ncpu_team_stopped(ncpu_team *team);
 void ncpu_team_fail(ncpu_team *team, ncpu_status status);
 
-/* The layer of omp.c.  To be called once, before threads are started. */
-const ncpu_threading *ncpu_openmp(void);
-
 #endif
