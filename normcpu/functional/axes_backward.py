@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gradients of what axes.py has: NumPy in float64, in blocks, rounded once."""
+"""The gradients of what axes.py has: where they are no view of another's, NumPy in float64, in blocks, rounded once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .._arrays import as_array, as_like, as_number, output_for
 from .._types import Array, Float64s, Readable
 from ..statistics import moments
 from .axes import as_axes, blocks, by_row, lp_norm, pieces
+from .rows_backward import rms_norm_backward
 
 
 def mean_variance_normalization_backward(
@@ -67,6 +68,13 @@ def lp_normalize_backward(
     axes = as_axes(axis, array)
     norm = lp_norm(array, p, axes)
     least = as_number("eps", eps, 0.0)
+    if p == 2 and axes and array.size and ((norm > least) & (norm < math.inf)).all():
+        # y is rms_norm's by sqrt(width), and so is dx.
+        extents = tuple(array.shape[a] for a in sorted(axes))
+        width = math.prod(extents)
+        var = np.expand_dims(norm * norm / width, tuple(sorted(axes)))
+        weight = np.full(extents, 1 / math.sqrt(width))
+        return rms_norm_backward(dy, array, var, None, weight, 0.0, axis=axes, out=out).dx
     scale = 1 / np.where(norm > least, norm, least or 1.0)
     curve = np.where(norm > least, scale * scale * (scale if p == 2 else 1), 0)
     return _backward(array, axes, dy, np.zeros(norm.shape), scale, curve, np.zeros(norm.shape), norm, p, out)
