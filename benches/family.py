@@ -56,17 +56,17 @@ FAMILY = [
 
 
 def measured(shape, seconds):
-    """Seconds of the fastest loops of limit.c, and of oneDNN."""
-    best, onednn = {}, {}
-    ops = ("copy", "triad", "layer_norm", "layer_norm backward")
+    """Seconds of the fastest loops of limit.c, and of C functions by who has them."""
+    best, functions = {}, {}
+    ops = ("copy", "triad", "layer_norm", "rms_norm", "layer_norm backward")
     for row in native.run([(shapes.Shape("family", shape), "f32")], 1, seconds, ops):
-        if row["who"] in ("limit", "onednn") and row["layout"] != "memcpy":
-            table = best if row["who"] == "limit" else onednn
+        if row["who"] != "machine" and row["layout"] != "memcpy":
+            table = best if row["who"] == "limit" else functions.setdefault(row["who"], {})
             table[row["op"]] = min(table.get(row["op"], row["min"]), row["min"])
-    return best, onednn
+    return best, functions
 
 
-def problem(shape, layout, onednn):
+def problem(shape, layout, functions):
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape, np.float32) + np.float32(0.1) for _ in range(2)]
     if layout == "last":
@@ -74,7 +74,7 @@ def problem(shape, layout, onednn):
     weight, bias = rng.uniform(0.5, 1.5, (2, shape[1])).astype(np.float32)
     y, dx = (np.zeros_like(a) for a in arrays)  # keeps the order of the axes
     return SimpleNamespace(shape=shape, layout=layout, c=shape[1], x=arrays[0], dy=arrays[1], y=y, dx=dx,
-                           weight=weight, bias=bias, onednn=onednn)  # fmt: skip
+                           weight=weight, bias=bias, functions=functions)  # fmt: skip
 
 
 def minima(calls, seconds):
@@ -101,17 +101,22 @@ def errors(contest):
 
 
 def line(entry, shape, layout, seconds):
-    limits, onednn = measured(shape, seconds)
-    contest = entry.make(problem(shape, layout, onednn))
+    limits, functions = measured(shape, seconds)
+    contest = entry.make(problem(shape, layout, functions))
     times = minima(contest.calls, seconds)
     cells = []
     for way, arrays, loops in zip(("forward", "backward"), entry.moved, entry.loops, strict=True):
-        mine = times.get(("normcpu", way))
+        python = times.get(("normcpu", way))
+        mine = times.get(("normcpu in C", way), python)
         if not mine:
             cells += ["-", "-"]
             continue
         rate, share = arrays * 4 * math.prod(shape) / mine * 1e-9, 100 * sum(limits[loop] for loop in loops) / mine
-        peers = {who: taken / mine for (who, where), taken in times.items() if where == way and who != "normcpu"}
+        peers = {
+            who: taken / (mine if who == "oneDNN" else python)
+            for (who, where), taken in times.items()
+            if where == way and not who.startswith("normcpu")
+        }
         best = min(peers, key=peers.get) if peers else None
         taken = f"{mine * 1e6:.0f}" if mine >= 1e-4 else f"{mine * 1e6:.3g}"
         cells += [f"{taken} us, {rate:.3g} GB/s ({share:.0f} %)", f"{best} {peers[best]:.2f}" if best else "-"]
@@ -120,7 +125,7 @@ def line(entry, shape, layout, seconds):
 
 
 def table(smoke=False, text=""):
-    """Markdown; a peer's column is the fastest one's time over ours."""
+    """Markdown.  A peer's column is the fastest one's time over ours: C functions are compared with C functions."""
     normcpu.set_num_threads(1)
     seconds = 0.01 if smoke else SECONDS
     lines = []

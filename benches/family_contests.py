@@ -55,6 +55,17 @@ def onnxruntime(p, node, inputs, **attributes):
     return {("ONNX Runtime", "forward"): run}
 
 
+def in_c(p, forward, backward=None):
+    """What was measured without Python: seconds."""
+    names = {"normcpu": "normcpu in C", "onednn": "oneDNN"}
+    return {
+        (names[who], way): taken[op]
+        for who, taken in p.functions.items()
+        for way, op in (("forward", forward), ("backward", backward))
+        if op in taken
+    }
+
+
 def functional():
     try:
         import torch
@@ -75,10 +86,7 @@ def layer_norm(p):
     }
     calls |= torchs(p, lambda x, w, b: functional().layer_norm(x, (p.c,), w, b, EPS), p.weight, p.bias)
     calls |= onnxruntime(p, "LayerNormalization", {"W": p.weight, "B": p.bias}, epsilon=EPS)
-    calls |= {
-        ("oneDNN", "forward"): p.onednn.get("layer_norm"),
-        ("oneDNN", "backward"): p.onednn.get("layer_norm backward"),
-    }
+    calls |= in_c(p, "layer_norm", "layer_norm backward")
 
     def want():
         forward = reference.row_norm(p.x[FEW], (1,), p.weight, p.bias, EPS)
@@ -95,6 +103,7 @@ def rms_norm(p):
         ("normcpu", "backward"): lambda: normcpu.rms_norm_backward(p.dy, p.x, var, p.c, p.weight, EPS, out=p.dx),
     }
     calls |= torchs(p, lambda x, w: functional().rms_norm(x, (p.c,), w, EPS), p.weight)
+    calls |= in_c(p, "rms_norm")
 
     def want():
         forward = reference.row_norm(p.x[FEW], (1,), p.weight, None, EPS, rms=True)
