@@ -6,7 +6,7 @@ PY_FILES = normcpu tests benches examples tools setup.py
 C_FILES = $(wildcard src/*.[ch] src/isa/*.c include/*.h tests/c/*.c benches/*.c)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DELETE_ON_ERROR:
-.PHONY: build demo test real fuzz bench check lint types ctest ctest-sanitized sanitize asm format clean
+.PHONY: build demo test real fuzz bench check lint types ctest ctest-sanitized sanitize amalgamation asm format clean
 
 demo: $(VENV)/have-demo $(VENV)/have-onnx build ## a layer on real images, and a trained network folded
 	$(BIN)/python examples/train_digits.py
@@ -41,6 +41,9 @@ ctest-sanitized: build
 
 sanitize: ctest-sanitized $(VENV)/have-test
 	tools/variant.sh asan -m pytest -q -s -m "not slow and not huge and not peers"
+
+amalgamation: $(VENV)/have-build ## dist/normcpu.c and dist/normcpu.h: the C library in one file
+	$(BIN)/python tools/amalgamate.py dist
 
 asm: build ## make asm KERNEL=measure_runs_f32 ISA=avx512
 	$(BIN)/python tools/asm.py $(ISA) $(KERNEL)

@@ -32,6 +32,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef NCPU_EXPORTS /* while a shared library is built, which shows what is declared here and nothing else */
+#pragma GCC visibility push(default)
+#endif
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -354,5 +357,8 @@ void ncpu_set_interrupt_check(int (*check)(void));
 
 #ifdef __cplusplus
 }
+#endif
+#ifdef NCPU_EXPORTS
+#pragma GCC visibility pop
 #endif
 #endif
