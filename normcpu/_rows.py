@@ -34,6 +34,8 @@ class Rows(NamedTuple):
 
     x: Array
     axes: tuple[int, ...]
+    extents: tuple[int, ...]  # those of x's axes that are normalized over, in their order
+    stats_shape: tuple[int, ...]  # one value for each row, broadcasting against x
     weight: Array | None  # flat
     bias: Array | None
     eps: float
@@ -57,21 +59,12 @@ class Rows(NamedTuple):
         eps = (2.0**-52 if real is FLOAT64 else 2.0**-23) if rms and eps is None else as_number("eps", eps, 0.0)
         gamma, beta = as_weight("weight", weight, shape, real), as_weight("bias", bias, shape, real)
         valid = as_elements(mask, array, axes, mask_name)
-        return cls(array, axes, gamma, beta, eps, rms, bool(plus_one), valid)
+        stats_shape = tuple(1 if i in axes else n for i, n in enumerate(array.shape))
+        return cls(array, axes, shape, stats_shape, gamma, beta, eps, rms, bool(plus_one), valid)
 
     @property
     def marks(self) -> bytes:
         return bytes(i in self.axes for i in range(self.x.ndim))
-
-    @property
-    def extents(self) -> tuple[int, ...]:
-        """Those of x's axes that are normalized over, in their order."""
-        return tuple(n for i, n in enumerate(self.x.shape) if i in self.axes)
-
-    @property
-    def stats_shape(self) -> tuple[int, ...]:
-        """One value for each row, broadcasting against x."""
-        return tuple(1 if i in self.axes else n for i, n in enumerate(self.x.shape))
 
     @property
     def bits_shape(self) -> tuple[int, int]:
@@ -116,7 +109,7 @@ def forward(
 def backward(
     rows: Rows, dy: Any, mean: Any, var: Any, activation: Any, y: Any, mask: Any, residual: bool, dsum: Any, out: Any
 ) -> RowNormGradients:
-    x, count = rows.x, math.prod(rows.stats_shape)
+    x = rows.x
     gradient, output, beside = as_like("dy", dy, x, required=True), as_like("y", y, x), as_like("dsum", dsum, x)
     assert gradient is not None
     center = None if rows.rms else _statistic("mean", mean, rows)
@@ -127,7 +120,7 @@ def backward(
     inputs = {"x": x, "y": output, "mask": bits, "mean": center, "var": spread, "statistics_mask": rows.valid}
     dx = output_for(out, "dy", gradient, x.dtype, {"dsum": beside}, inputs | rows.parameters)
     dresidual = np.empty_like(gradient, subok=False) if residual else None
-    real, width = real_of(x), x.size // count if count else math.prod(rows.extents)
+    real, width = real_of(x), math.prod(rows.extents)
     dweight, dbias = np.zeros(width, real), None if rows.rms else np.zeros(width, real)
     if x.size:
         passed = (output, bits) if relu else (None, None)

@@ -68,7 +68,8 @@ def test_forward(c: Case, activation: str | None) -> None:
 
 SHAPES = [
     ((2, 4, 5003), 1, 2), ((67, 6, 7, 7), 1, 3), ((1, 2, 70_001), 1, 1), ((3, 37, 900), 2, 4), ((3, 5, 300), -1, 30),
-    ((4, 9, 9, 24), 3, 8), ((2, 700, 33), -1, 1), ((1, 96, 40), 1, 96), ((1, 4097, 130), 2, 1),
+    ((4, 9, 9, 24), 3, 8), ((2, 700, 33), -1, 1), ((1, 96, 40), 1, 96), ((1, 4097, 130), 2, 1), ((3, 1, 7, 7), 1, 1),
+    ((3, 1), 1, 1),
 ]  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def test_awkward_values(dtype: str, kind: str) -> None:
         check(Case(b, axis, groups, None), what=f"group {kind}")
 
 
-@pytest.mark.parametrize("width", [*range(1, 36), *range(60, 68), *range(126, 131), 4095, 4096, 4097])
+@pytest.mark.parametrize("width", [*range(1, 131), 4095, 4096, 4097])
 def test_widths(width: int) -> None:
     views = [((2, 2, width), 1, 2), ((2, 2, width), 1, 1), ((2, 3, width), 2, width), ((2, width), 1, 1)]
     for shape, axis, groups in views:

@@ -120,6 +120,21 @@ def test_zeros_stay_zeros() -> None:
     assert normcpu.mean_variance_normalization(np.full((2, 3), 7, F32), 1).tolist() == [[0] * 3] * 2
 
 
+def test_gradients_of_small_rows_leave_the_others_alone() -> None:
+    """Also of zeros, of NaN, and in place; a row of which the norm is below eps is divided by that."""
+    x, dy = values("random", (5, 40), F32), values("random", (5, 40), F32, 1)
+    want = normcpu.lp_normalize_backward(dy, x)
+    x[1], x[3] = 1e-20, np.nan
+    for gradient in (dy.copy(), dy.copy()[:, ::-1][:, ::-1]):
+        dx = normcpu.lp_normalize_backward(gradient, x, eps=1e-3, out=gradient)
+        assert dx is gradient
+        assert digest((dx[[0, 2, 4]],)) == digest((want[[0, 2, 4]],))
+        np.testing.assert_allclose(dx[1], dy[1] / 1e-3, rtol=1e-6)
+        assert np.isnan(dx[3]).all()
+    x[1] = 0
+    assert np.array_equal(normcpu.lp_normalize_backward(dy, x, eps=0.0)[1], dy[1])
+
+
 def test_what_is_large_fits() -> None:
     x = np.float32([[1e30, -2e30, 2e30], [3e38, 0, 0]])
     np.testing.assert_allclose(normcpu.lp_normalize(x), [[1 / 3, -2 / 3, 2 / 3], [1, 0, 0]], rtol=1e-6)
