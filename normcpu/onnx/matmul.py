@@ -164,8 +164,8 @@ def add_behind(net: Net, node: ir.Node, t: Array) -> list[Action]:
     check_range(t, np.ones(()), dtype, f"the bias behind {node.op_type} {title(node)}", None)
     behind = adder(net, node)
     known = None if behind is None else constant_input(net, *behind)
-    if known is not None:
-        np.broadcast_shapes(known.shape, t.shape)  # raises where the model's own Add does not fit
+    if behind is not None and known is not None:  # raises where the model's own Add does not fit, or is not finite
+        set_constant(net, *behind, known + t, dtype, "bias")
 
     def act() -> None:
         if behind is None:
