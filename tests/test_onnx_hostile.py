@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_cases import FOLDED, Case, build
+from onnx_cases import AGGRESSIVE, FOLDED, Case, build
 from peers import peer
 
 from normcpu import cli
@@ -251,6 +251,17 @@ def test_a_zero_point_of_another_type(tools: Any) -> None:
     body = "w = DequantizeLinear<axis=0>(Q[5,4,3,3], S[5], Z[5])\nc = Conv(x, w)\ny = Mul(c, P[5,1,1])"
     _, report = tools.fold(build(Case("", "", 1, 1, body)), verify=False)
     assert "zero point of another type" in report.table()
+
+
+def test_an_addend_that_is_not_finite(tools: Any) -> None:
+    """What would be added to it goes another way."""
+    import onnx
+
+    proto = build(next(c for c in AGGRESSIVE if c.name == "a map behind, joined with an Add"))
+    tensor = next(t for t in proto.graph.initializer if t.name == "B2")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.full((4, 1, 1), np.inf, np.float32), "B2"))
+    _, report = tools.fold(proto, aggressive=True, verify=False)
+    assert not {"F2d", "F3"} & {rule for record in report.folded for rule in record.rules}
 
 
 # ---- Values --------------------------------------------------------------------------------------------------
