@@ -264,6 +264,16 @@ def test_an_addend_that_is_not_finite(tools: Any) -> None:
     assert not {"F2d", "F3"} & {rule for record in report.folded for rule in record.rules}
 
 
+def test_a_convolution_whose_weight_is_integer(tools: Any) -> None:
+    """Beside one on the same input."""
+    body = "a = Conv<pads=[1,1,1,1]>(x, W[4,4,3,3])\nb = Conv(x, W1[4,4,1,1])\ny = Add(a, b)"
+    proto = build(Case("", "", 1, 1, body))
+    tensor = next(t for t in proto.graph.initializer if t.name == "W")
+    tensor.data_type = tensor.UINT32
+    _, report = tools.fold(proto, verify=False)
+    assert not report.folded
+
+
 # ---- Values --------------------------------------------------------------------------------------------------
 
 
