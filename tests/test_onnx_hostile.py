@@ -274,6 +274,18 @@ def test_a_convolution_whose_weight_is_integer(tools: Any) -> None:
     assert not report.folded
 
 
+def test_shapes_that_do_not_fit(tools: Any) -> None:
+    """What was six channels comes out of a product that cannot be as four."""
+    import onnx
+
+    body = "a = Mul(x, G[6,1])\nb = Add(a, B[6,1])\nm = MatMul(x, b)\nc = Mul(m, a)\ny = Sub(c, P[])"
+    proto = build(Case("", "", 3, 3, body, "float[2,6,4] x"))
+    del proto.graph.output[:]
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, 4]))
+    _, report = tools.fold(proto, verify=False)
+    assert (report.before, report.after) == (3, 3)
+
+
 # ---- Values --------------------------------------------------------------------------------------------------
 
 
