@@ -85,6 +85,19 @@ def test_a_loop_without_end_is_not_waited_for(tools: Any, monkeypatch: pytest.Mo
     assert report.folded
 
 
+def test_the_evaluator_is_not_waited_for(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profiler of the caller's is there again afterwards."""
+    from normcpu.onnx import run
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(run, "LONGEST_HERE", 0.0)
+    before = sys.getprofile()
+    _, report = tools.fold(build(CONV))
+    assert "ONNX's evaluator more than" in report.not_verified
+    assert report.folded
+    assert sys.getprofile() is before
+
+
 # ---- External data -----------------------------------------------------------------------------------------
 
 
