@@ -81,15 +81,15 @@ def _node(net: Net, op_type: str, x: ir.Value, affine: Affine, dtype: ir.DataTyp
         node = ir.Node("", op_type, [x, *inputs], [ir.AttrFloat32("epsilon", 0.0)], name=name)
     else:
         array: Array = affine.scale if op_type == "Mul" else affine.shift
-        constant = new_constant(net, _trimmed(array), dtype, f"{name}_constant")
+        constant = new_constant(net, trimmed(array), dtype, f"{name}_constant")
         node = ir.Node("", op_type, [x, constant], name=name)
     node.outputs[0].name = net.fresh(f"{name}_out")
     net.types[node.outputs[0]] = dtype
     return node
 
 
-def _trimmed(a: Array) -> Array:
+def trimmed(a: Array, least: int = 0) -> Array:
     """Without leading axes of size 1, which broadcasting adds again: a vector along the last axis, a scalar."""
-    while a.ndim and a.shape[0] == 1:
+    while a.ndim > least and a.shape[0] == 1:
         a = a[0]
     return a
