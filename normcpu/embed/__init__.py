@@ -6,6 +6,7 @@
 
 from .function import function
 from .names import identifier
+from .params import params
 from .writing import Generated
 
-__all__ = ["Generated", "function", "identifier"]
+__all__ = ["Generated", "function", "identifier", "params"]
