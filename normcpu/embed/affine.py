@@ -22,11 +22,13 @@ from .parts import Part, Shape, assign, check_layer, nest, part_of
 class AffinePart(Part):
     """x seen as (outer, c, inner); scale and shift (c)."""
 
-    kind = "batch_norm"
     in_place = True
     bound = "|error| <= 2^-23 (|x * scale| + |shift|), and of the activation's argument."
 
-    def __init__(self, affine: Affine, shape: Shape, axis: int, residual: bool, activation: Activation) -> None:
+    def __init__(
+        self, kind: str, affine: Affine, shape: Shape, axis: int, residual: bool, activation: Activation
+    ) -> None:
+        self.kind, self.shape = kind, shape
         self.shape = self.out_shape = shape
         self.axis, self.view = axis, (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
         self.residual, self.activation, self.helpers = residual, activation, activation.helpers
@@ -56,17 +58,22 @@ class AffinePart(Part):
         return self.constants[role].reshape(-1, *(1,) * (len(self.shape) - 1 - self.axis))
 
 
-def _affine_of(layer: Any) -> Affine:
-    return Affine.of_batch_norm(layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps)
-
-
 @part_of.register(FrozenBatchNorm)
 @part_of.register(BatchNorm1d)
 @part_of.register(BatchNorm2d)
 @part_of.register(BatchNorm3d)
 def _batch_norm(layer: Any, shape: Shape, residual: bool) -> Part:
+    return affine_part("batch_norm", layer, shape, residual)
+
+
+def affine_part(kind: str, layer: Any, shape: Shape, residual: bool) -> Part:
+    """A layer that has running statistics, in evaluation."""
     check_layer(layer, shape)
-    activation = activation_of(layer.activation, layer.negative_slope)
     if layer.running_mean is None:
         raise ValueError("layer must have running statistics, got track_running_stats=False")
-    return AffinePart(_affine_of(layer), shape, layer.channel_axis % len(shape), residual, activation)
+    affine = Affine.of_batch_norm(layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps)
+    # An x of InstanceNorm without the axis of samples has channels in front of where they are said to be.
+    axis = layer.channel_axis % len(shape) if len(shape) != getattr(layer, "_ndim", 0) - 1 else layer.channel_axis - 1
+    return AffinePart(
+        kind, affine, shape, axis % len(shape), residual, activation_of(layer.activation, layer.negative_slope)
+    )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,10 +96,11 @@ class Convolution(Part):
         lines.append(f"float {', '.join(f'sum{j} = {begin.format(j)}' for j in range(self.block))};")
         lines += self._sum()
         for j in range(self.block):
-            value = f"sum{j}" if self.scale is None else f"sum{j} * scale[{j}]"
-            if self.scale is not None and self.bias is not None:
-                value += f" + bias[{j}]"
-            lines += [f"y[{j * self.places}] = {value};"] if self.helpers else self._store(value, f"y[{j * self.places}]")
+            if self.scale is not None:
+                shift = f" + bias[{j}]" if self.bias is not None else ""
+                lines.append(f"sum{j} = sum{j} * scale[{j}]{shift};")
+            target = f"y[{j * self.places}]"
+            lines += [f"{target} = sum{j};"] if self.helpers else self._store(f"sum{j}", target)
         return [*lines, "y++;"]
 
     def _sum(self) -> Lines:
@@ -125,9 +127,13 @@ class Convolution(Part):
                 lines.append(f"tap += {times(minus(r.kernel, done), c.kernel * block)};")
         return loop("i", inner, [line for line in lines if not line.endswith("+= 0;")])
 
-    def _store(self, value: str, target: str) -> Lines:
-        lines = assign(target, value, self.activation).splitlines()
-        return lines if len(lines) == 1 else braced("", lines)
+    def _store(self, sum_: str, target: str) -> Lines:
+        """target = activation(sum_), in the variable of the sum itself where that takes one statement."""
+        statement = self.activation.statement
+        if statement.count("\n") or not sum_.isalnum():
+            lines = assign(target, sum_, self.activation).splitlines()
+            return lines if len(lines) == 1 else braced("", lines)
+        return [*([re.sub(r"\bv\b", sum_, statement)] if statement else []), f"{target} = {sum_};"]
 
     def reference(self, x: Array, residual: Array | None = None) -> Array:
         if self.scale is None:

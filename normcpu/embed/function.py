@@ -10,7 +10,7 @@ import numpy as np
 
 from .._arrays import as_int
 from .._types import Array, Readable
-from . import affine, layers  # noqa: F401  register their layers
+from . import affine, layers, norms  # noqa: F401  register their layers
 from .golden import golden
 from .names import identifier
 from .parts import Part, as_shape, part_of

@@ -18,7 +18,7 @@ from ..fold._scale import stored
 from ..fold._weights import as_bias, as_groups, as_weight
 from .activations import activation_of
 from .convolution import Convolution
-from .parts import Part, Shape, alone, part_of
+from .parts import Part, Shape, alone, as_constant, part_of
 from .pool import Pool
 from .windows import Axis, axes, each
 
@@ -114,17 +114,14 @@ def _products(
     if not weight.size:
         raise ValueError(f"weight must have an element, got shape {weight.shape}")
     bias = as_bias(layer.bias, len(weight), weight)
-    doubles = weight.astype(np.float64)
-    _finite("weight", doubles)
-    _finite("bias", bias)
+    bias = None if bias is None else as_constant("bias", bias)
     scale = None
     if as_choice("stored", layer.stored, STORED):
-        weight, scale = quantized(doubles)
+        as_constant("weight", weight)
+        weight, scale = quantized(weight.astype(np.float64))
     else:
-        weight = stored("weight", doubles, FLOAT32)
+        weight = as_constant("weight", weight)
     weight = weight.reshape(*weight.shape[:2], plane[0].kernel, plane[1].kernel)
-    if bias is not None:
-        bias = stored("bias", bias.astype(np.float64), FLOAT32)
     activation = activation_of(layer.activation, layer.negative_slope)
     kind = type(layer).__name__.lower()
     return Convolution(kind, weight, bias, scale, plane, groups, activation, repeats, shape, out)
@@ -162,9 +159,3 @@ def _spatial(shape: Shape) -> int:
     if len(shape) not in (3, 4):
         raise ValueError(f"shape must be (n, c, h, w) or (n, c, l), got {shape}")
     return len(shape) - 2
-
-
-def _finite(name: str, array: Array | None) -> None:
-    if array is not None and not np.isfinite(array.astype(np.float64)).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-

@@ -10,10 +10,11 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from .._state import as_entry, fit
 from .._types import Array
 from .activations import Activation
 
@@ -31,7 +32,7 @@ class Part(ABC):
         }
     """
 
-    kind: ClassVar[str]  # of which layer: identifier and comment, so text of ours
+    kind: str  # of which layer: identifier and comment, so text of ours
 
     shape: Shape  # of x
     out_shape: Shape  # of y
@@ -40,7 +41,7 @@ class Part(ABC):
     work: int = 0  # floats of scratch memory
     stack: int = 64  # bytes of the function's frame on a 32-bit CPU, at most
     helpers: tuple[str, ...] = ()  # of helpers.HELPERS: the macros that the body calls
-    bound: ClassVar[str]  # what `error` says, for the header's comment
+    bound: str  # what `error` says, for the header's comment
     constants: Mapping[str, Array]  # finite float32, or int8 or uint16: `static const` arrays of these names in C
 
     @abstractmethod
@@ -85,6 +86,14 @@ def as_shape(name: str, value: Any) -> Shape:
     if not extents or not all(_is_int(n) and n > 0 for n in extents):
         raise ValueError(f"{name} must be static, a tuple of integers of at least 1, got {value!r}")
     return tuple(int(n) for n in extents)
+
+
+def as_constant(name: str, value: Any) -> Array:
+    """Finite float32, rounded once."""
+    array = fit(name, as_entry(name, value), np.shape(value), np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)][0]}")
+    return array
 
 
 def size(shape: Shape) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -137,6 +138,8 @@ def braced(head: str, lines: Lines) -> Lines:
 def times(text: str, n: int) -> str:
     if text.lstrip("-").isdecimal():
         return str(int(text) * n)
+    if match := re.fullmatch(r"(\w+) \* (\d+)", text):
+        return f"{match[1]} * {int(match[2]) * n}"
     return text if n == 1 else f"({text}) * {n}" if " " in text else f"{text} * {n}"
 
 
