@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,7 @@ class Convolution(Part):
         shape: Shape,
         out_shape: Shape,
     ) -> None:
-        self.kind, self.shape, self.out_shape = kind, shape, out_shape  # type: ignore[misc]
+        self.kind, self.shape, self.out_shape = kind, shape, out_shape
         self.weight, self.bias, self.scale = weight, bias, scale
         self.rows, self.columns = plane
         self.groups, self.activation, self.repeats = groups, activation, repeats
@@ -59,7 +58,8 @@ class Convolution(Part):
         outputs, inner, *kernel = self.weight.shape
         block, count = self.block, outputs // self.block
         per = {"weight": block * inner * int(np.prod(kernel)), "scale": block, "bias": block}
-        pointers = [f"const {'float' if role != 'weight' else self._type} *{role} = {names[role]};" for role in self.constants]
+        kinds = {"weight": self._type, "scale": "float", "bias": "float"}
+        pointers = [f"const {kinds[role]} *{role} = {names[role]};" for role in self.constants]
         after = [f"{role} += {per[role]};" for role in self.constants] if count > 1 else []
         if block > 1:
             after.append(f"y += {(block - 1) * self.places};")

@@ -32,7 +32,7 @@ class Conv:
     weight (o, i / groups, *kernel), bias (o) or None, of any float dtype, rounded to float32.
     stride, dilation: a number, or one for each spatial axis.  padding, of zeros: likewise, or a pair (before, after)
     for each; some of x must be left in each window.
-    stored "int8": weights in a byte each, symmetric, with a float32 scale for each output channel; x and sums stay float.
+    stored "int8": weights of a byte, symmetric, with a float32 scale for each output channel; x and sums stay float.
     """
 
     weight: Readable
@@ -48,7 +48,10 @@ class Conv:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """activation(weight @ x + bias), on the last axis of x (..., i); weight (o, i), bias (o) or None; stored as in Conv."""
+    """activation(weight @ x + bias), on the last axis of x (..., i).
+
+    weight (o, i), bias (o) or None; stored: as in Conv.
+    """
 
     weight: Readable
     bias: Readable | None = None

@@ -47,8 +47,8 @@ class Reshape:
 
 class PointwisePart(Part):
     in_place = True
-    bound = "of each activation's argument."
-    constants: Mapping[str, Array] = {}  # noqa: RUF012
+    bound = "a few roundings of y."
+    constants: Mapping[str, Array] = {}
 
     def __init__(self, kind: str, shape: Shape, out_shape: Shape, activation: Activation) -> None:
         self.kind, self.shape, self.out_shape = kind, shape, out_shape
@@ -67,7 +67,7 @@ class PointwisePart(Part):
 
 
 class ReshapePart(PointwisePart):
-    """A copy, which `function` leaves out between others."""
+    """A copy, which is left out between others."""
 
     bound = ""
 
@@ -77,7 +77,7 @@ class SoftmaxPart(Part):
     in_place = True
     helpers = ("expf",)
     bound = "|error| <= y (2 (max - min) + n + 12) 2^-24 for rows of n."
-    constants: Mapping[str, Array] = {}  # noqa: RUF012
+    constants: Mapping[str, Array] = {}
     stack = 80
 
     def __init__(self, shape: Shape) -> None:

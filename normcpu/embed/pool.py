@@ -22,16 +22,16 @@ class Pool(Part):
     """
 
     bound = ""
-    constants: Mapping[str, Array] = {}  # noqa: RUF012
+    constants: Mapping[str, Array] = {}
     stack = 80
 
     def __init__(self, kind: str, plane: tuple[Axis, Axis], whole: bool, shape: Shape, out_shape: Shape) -> None:
-        self.kind, self.shape, self.out_shape = kind, shape, out_shape  # type: ignore[misc]
+        self.kind, self.shape, self.out_shape = kind, shape, out_shape
         self.rows, self.columns = plane
         self.largest, self.whole = kind == "max_pool", whole
         self.planes = math.prod(shape) // (self.rows.size * self.columns.size)
         if not self.largest:
-            self.bound = f"|error| <= {self._taps + 1} 2^-24 of the mean of |x|."  # type: ignore[misc]
+            self.bound = f"|error| <= {self._taps + 1} 2^-24 of the mean of |x|."
         self.in_place = self._can_be_in_place()
 
     @property
@@ -59,15 +59,16 @@ class Pool(Part):
         else:
             lines.append("float sum = 0.0f;")
             tap = ["sum += v;"]
-        inner = loop("l", columns, [f"const float v = x[{plus('at', '0' if columns == '1' else times('l', c.dilation))}];", *tap])
-        lines += loop("k", rows, [*inner, f"at += {c.size * r.dilation};"])
+        where = plus("at", "0" if columns == "1" else times("l", c.dilation))
+        tap = loop("l", columns, [f"const float v = x[{where}];", *tap])
+        lines += loop("k", rows, [*tap, f"at += {c.size * r.dilation};"])
         lines.append(f"*y++ = {'most' if self.largest else f'sum / {self._count(rows, columns)}'};")
         lines = loop("column", c.out, lines)
         lines = loop("row", r.out, [*ranges(r, "row", "top"), *lines])
         return "\n".join(loop("plane", self.planes, [*lines, f"x += {r.size * c.size};"])) + "\n"
 
     def _count(self, rows: str, columns: str) -> str:
-        if self.whole or rows.isdecimal() and columns.isdecimal():
+        if self.whole or (rows.isdecimal() and columns.isdecimal()):
             return literal(self._taps)
         product = columns if rows == "1" else rows if columns == "1" else f"({rows} * {columns})"
         return f"(float){product}"

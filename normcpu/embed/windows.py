@@ -70,17 +70,17 @@ def visits(rows: Axis, columns: Axis) -> Iterator[tuple[tuple[int, int], Places,
 
 
 def axes(sizes: tuple[int, ...], kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> tuple[Axis, Axis]:
-    """Rows and columns, or a sequence as one row.  padding: a number, one per axis, or a pair (before, after) per axis."""
+    """Rows and columns, a sequence as one row.  padding: a number, one for each axis, or (before, after) for each."""
     n = len(sizes)
     kernels, strides = each("kernel", kernel, n, 1), each("stride", stride, n, 1)
     dilations = each("dilation", dilation, n, 1)
     if isinstance(padding, list | tuple) and any(isinstance(p, list | tuple) for p in padding):
         if len(padding) != n:
             raise ValueError(f"padding must have a pair for each of {n} axes, got {padding!r}")
-        pads = [each("padding", p, 2, 0) for p in padding]
+        before, after = zip(*(each("padding", p, 2, 0) for p in padding), strict=True)
     else:
-        pads = [[p, p] for p in each("padding", padding, n, 0)]
-    made = [Axis(s, k, t, *p, d) for s, k, t, p, d in zip(sizes, kernels, strides, pads, dilations, strict=True)]
+        before = after = tuple(each("padding", padding, n, 0))
+    made = [Axis(*values) for values in zip(sizes, kernels, strides, before, after, dilations, strict=True)]
     for i, axis in enumerate(made):
         if axis.extent > axis.size + axis.before + axis.after:
             raise ValueError(
