@@ -2,9 +2,9 @@
 """Norms that measure: LayerNorm, RMSNorm, GroupNorm, InstanceNorm.
 
 float alone, since a small CPU has no double in hardware.  The mean is hi + lo, both from compensated sums (Kahan's,
-which contraction does not spoil), and the variance is the compensated mean of the squares of (x - hi) - lo:
+which contraction does not spoil), and m2, count times the variance, is that of the squares of (x - hi) - lo:
 
-    y = act(((x - hi) - lo) * (1 / sqrt(var + eps)) * weight + bias + residual)
+    y = act(((x - hi) - lo) * sqrt(count / (m2 + count * eps)) * weight + bias + residual)
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ class MeasuredPart(Part):
         activation: Activation,
     ) -> None:  # fmt: skip
         self.kind, self.shape, self.out_shape, self.grid = kind, shape, shape, grid
-        self.eps, self.rms, self.residual, self.activation = F(eps), kind == "rms_norm", residual, activation
+        self.rms, self.residual, self.activation = kind == "rms_norm", residual, activation
         self.helpers = ("sqrtf", *activation.helpers)
         self.count = math.prod(grid.extents[axis] for axis in grid.shared)
+        self.added = F(self.count * eps)
         given = {"weight": weight, "bias": bias}
         self.constants = {role: as_constant(role, array) for role, array in given.items() if array is not None}
 
@@ -69,20 +70,20 @@ class MeasuredPart(Part):
         centred = f"x[{at}]" if self.rms else f"x[{at}] - hi - lo"
         apply = f"const float d = {centred};\n" + assign(f"y[{at}]", value, self.activation)
         measure = (_mean_square if self.rms else _moments)(f"x[{_index(groups + terms)}]", _heads(terms), self.count)
-        scale = f"const float scale = 1.0f / NORMCPU_SQRTF(var + {literal(self.eps)});\n"
+        scale = f"const float scale = NORMCPU_SQRTF({literal(self.count)} / (m2 + {literal(self.added)}));\n"
         return nest(_heads(groups), measure + scale + nest(_heads(places), apply))
 
     def reference(self, x: Array, residual: Array | None = None) -> Array:
         flat, back = self._grouped(x)
         with np.errstate(all="ignore"):
             if self.rms:
-                d, var = flat, _kahan(flat * flat) / F(self.count)
+                d, m2 = flat, _kahan(flat * flat)
             else:
                 hi = _kahan(flat) / F(self.count)
                 lo = _kahan(flat - hi) / F(self.count)
                 d = flat - hi - lo
-                var = _kahan(d * d) / F(self.count)
-            v = back(d * (F(1) / np.sqrt(var + self.eps)))
+                m2 = _kahan(d * d)
+            v = back(d * np.sqrt(F(self.count) / (m2 + self.added)))
             for role, operation in (("weight", np.multiply), ("bias", np.add)):
                 v = operation(v, self._column(role)) if role in self.constants else v
             return self.activation.reference(v if residual is None else v + residual)
@@ -91,7 +92,7 @@ class MeasuredPart(Part):
         flat, back = self._grouped(x.astype(np.float64))
         off, _ = self._grouped(np.broadcast_to(of_x, x.shape))
         d = flat if self.rms else flat - flat.mean(0)
-        scale = 1 / np.sqrt((d * d).mean(0) + float(self.eps))
+        scale = np.sqrt(self.count / ((d * d).sum(0) + float(self.added)))
         # dz = scale (dx - mean dx - z mean(z dx))
         moved = scale * (off + off.mean(0) + np.abs(d * scale) * (np.abs(d * scale) * off).mean(0))
         weight = np.abs(self._column("weight").astype(np.float64)) if "weight" in self.constants else 1.0
@@ -151,8 +152,8 @@ def _index(loops: Sequence[_Loop], of_weight: bool = False) -> str:
 
 
 def _mean_square(x: str, loops: list[tuple[str, int]], count: int) -> str:
-    add = f"const float term = {x} * {x} - lost, next = sum + term;\nlost = next - sum - term;\nsum = next;\n"
-    return f"float sum = 0.0f, lost = 0.0f;\n{nest(loops, add)}const float var = sum / {literal(count)};\n"
+    add = f"const float term = {x} * {x} - lost, next = m2 + term;\nlost = next - m2 - term;\nm2 = next;\n"
+    return f"float m2 = 0.0f, lost = 0.0f;\n{nest(loops, add)}"
 
 
 def _moments(x: str, loops: list[tuple[str, int]], count: int) -> str:
@@ -165,12 +166,11 @@ sum = next;
     one = f"""\
 float sum = 0.0f, lost = 0.0f;
 {nest(loops, add)}\
-const float mean = sum / {literal(count)};
-if (pass == 0) hi = mean;
-else if (pass == 1) lo = mean;
-else var = mean;
+if (pass == 0) hi = sum / {literal(count)};
+else if (pass == 1) lo = sum / {literal(count)};
+else m2 = sum;
 """
-    return f"float hi = 0.0f, lo = 0.0f, var = 0.0f;\n{nest([('pass', 3)], one)}"
+    return f"float hi = 0.0f, lo = 0.0f, m2 = 0.0f;\n{nest([('pass', 3)], one)}"
 
 
 def _kahan(terms: Array) -> Array:
