@@ -9,7 +9,7 @@ of a model in ONNX.
 from .function import function
 from .layers import AveragePool, Conv, GlobalAveragePool, Linear, MaxPool
 from .names import identifier
-from .pointwise import Activate, Clip, Reshape, Softmax
+from .pointwise import Activate, Clip, Reshape, ScaleShift, Softmax
 from .writing import Generated
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Linear",
     "MaxPool",
     "Reshape",
+    "ScaleShift",
     "Softmax",
     "function",
     "identifier",

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._types import Array
+from .._arrays import as_int
+from .._types import Array, Readable
+from ..fold import Affine
 from .activations import ROUNDING, Activation, F, activation_of
+from .affine import AffinePart
 from .helpers import expf
 from .literals import literal
-from .parts import Part, Shape, alone, as_shape, assign, part_of
+from .parts import Part, Shape, alone, as_constant, as_shape, assign, part_of
 from .windows import loop
 
 
@@ -31,6 +34,15 @@ class Clip:
 
     low: float = -math.inf
     high: float = math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleShift:
+    """x * scale + shift, vectors along one axis of x."""
+
+    scale: Readable
+    shift: Readable
+    axis: int = 1
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,18 @@ def _clip(layer: Clip, shape: Shape, residual: bool) -> Part:
     terms += [f"v > {literal(high)} ? {literal(high)} : "] if high < math.inf else []
     clip = Activation(f"v = {''.join(terms)}v;", lambda v: np.minimum(np.maximum(v, F(low)), F(high)))
     return PointwisePart("clip", shape, shape, clip)
+
+
+@part_of.register
+def _scale_shift(layer: ScaleShift, shape: Shape, residual: bool) -> Part:
+    axis = as_int("axis", layer.axis)
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"axis must be one of {len(shape)}, got {axis}")
+    vectors = [np.asarray(as_constant(name, getattr(layer, name)), np.float64) for name in ("scale", "shift")]
+    for name, vector in zip(("scale", "shift"), vectors, strict=True):
+        if vector.shape != (shape[axis],):
+            raise ValueError(f"{name} must have shape ({shape[axis]},), got {vector.shape}")
+    return AffinePart(Affine(*vectors), shape, axis % len(shape), residual, activation_of(None))
 
 
 @part_of.register
