@@ -10,6 +10,8 @@ import numpy as np
 
 from .._types import Array
 
+F = np.float32
+
 
 class Helper(NamedTuple):
     """text defines NORMCPU_NAME where it is not defined yet; needs: the helpers it calls."""
@@ -56,25 +58,88 @@ static float normcpu_expf(float x)
 #endif
 """
     ),
+    "tanhf": Helper(
+        """\
+#ifndef NORMCPU_TANHF
+/* x + x^3 (degree 4 in x^2), fitted on |x| <= 0.625 to 2^-27.7, and 1 - 2 / (e^2|x| + 1) beyond. */
+static float normcpu_tanhf(float x)
+{
+    const float a = x < 0.0f ? -x : x, z = x * x;
+    if (a > 0.625f) {
+        const float y = 1.0f - 2.0f / (NORMCPU_EXPF(2.0f * a) + 1.0f);
+        return x < 0.0f ? -y : y;
+    }
+    float p = -0x1.750ce4p-8f * z + 0x1.51f8cep-6f;
+    p = (p * z - 0x1.b835a4p-5f) * z + 0x1.1106f6p-3f;
+    return (p * z - 0x1.555532p-2f) * z * x + x;
+}
+#define NORMCPU_TANHF(x) normcpu_tanhf(x)
+#endif
+""",
+        ("expf",),
+    ),
+    "geluf": Helper(
+        """\
+#ifndef NORMCPU_GELUF
+/* max(x, 0) - a Phi(-a), a = |x|: Phi(-a) = e^(-a^2 / 2) D / (C a D + N), C = sqrt(2 pi), fitted on [0, 13.3] to
+ * 2^-25.9. */
+static float normcpu_geluf(float x)
+{
+    const float size = x < 0.0f ? -x : x, a = size > 14.6f ? 14.6f : size;
+    const float d = (a + 0x1.2ee8d2p+3f) * a + 0x1.4ad2c2p+5f;
+    const float ad = ((d * a + 0x1.8104e8p+6f) * a + 0x1.a7af24p+6f) * a;
+    const float n = (0x1.39b286p-12f * a + 0x1.3f2d3p+1f) * a + 0x1.7f8b28p+4f;
+    const float t = (n * a + 0x1.801f4cp+6f) * a + 0x1.a7af24p+7f;
+    return (x < 0.0f ? 0.0f : x) - ad * NORMCPU_EXPF(-0.5f * a * a) / (ad * 0x1.40d932p+1f + t);
+}
+#define NORMCPU_GELUF(x) normcpu_geluf(x)
+#endif
+""",
+        ("expf",),
+    ),
 }
 
 
+# ---- The definitions above in NumPy, operation by operation, for float32 ------------------------------------
+
+
 def expf(x: Array) -> Array:
-    """NORMCPU_EXPF's own definition, operation by operation; x: float32."""
-    f = np.float32
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        x = np.minimum(np.maximum(x, f(-120)), f(120))
-        s = x * f(float.fromhex("0x1.715476p-1")) + f(1.5 * 2**23)
-        n = s - f(1.5 * 2**23)
-        r = x - n * f(float.fromhex("0x1.62e4p+0")) - n * f(float.fromhex("0x1.7f7d1cp-19"))
-        rr = r * r
-        p = f(float.fromhex("0x1.9baa6cp-13")) * r + f(float.fromhex("0x1.71bf9p-10"))
-        p = p * rr + (f(float.fromhex("0x1.1126e4p-7")) * r + f(float.fromhex("0x1.5549eep-5")))
-        p = (p * r + f(float.fromhex("0x1.555514p-3"))) * r + f(float.fromhex("0x1.00000cp-1"))
-        p = p * rr + r + f(1)
-        two = np.ldexp(f(1), np.nan_to_num(n).astype(np.int32)).astype(f)
+    x = np.minimum(np.maximum(x, F(-120)), F(120))
+    s = x * _hex("0x1.715476p-1") + F(1.5 * 2**23)
+    n = s - F(1.5 * 2**23)
+    r = x - n * _hex("0x1.62e4p+0") - n * _hex("0x1.7f7d1cp-19")
+    rr = r * r
+    p = _hex("0x1.9baa6cp-13") * r + _hex("0x1.71bf9p-10")
+    p = p * rr + (_hex("0x1.1126e4p-7") * r + _hex("0x1.5549eep-5"))
+    p = (p * r + _hex("0x1.555514p-3")) * r + _hex("0x1.00000cp-1")
+    p = p * rr + r + F(1)
+    with np.errstate(all="ignore"):
+        two = np.ldexp(F(1), np.nan_to_num(n).astype(np.int32)).astype(F)
         y: Array = p * two * two
     return y
+
+
+def tanhf(x: Array) -> Array:
+    a, z = np.abs(x), x * x
+    far = F(1) - F(2) / (expf(F(2) * a) + F(1))
+    p = _hex("-0x1.750ce4p-8") * z + _hex("0x1.51f8cep-6")
+    p = (p * z - _hex("0x1.b835a4p-5")) * z + _hex("0x1.1106f6p-3")
+    y: Array = np.where(a > F(0.625), np.copysign(far, x), (p * z - _hex("0x1.555532p-2")) * z * x + x)
+    return y
+
+
+def geluf(x: Array) -> Array:
+    a = np.minimum(np.abs(x), F(14.6))
+    d = (a + _hex("0x1.2ee8d2p+3")) * a + _hex("0x1.4ad2c2p+5")
+    ad = ((d * a + _hex("0x1.8104e8p+6")) * a + _hex("0x1.a7af24p+6")) * a
+    n = (_hex("0x1.39b286p-12") * a + _hex("0x1.3f2d3p+1")) * a + _hex("0x1.7f8b28p+4")
+    t = (n * a + _hex("0x1.801f4cp+6")) * a + _hex("0x1.a7af24p+7")
+    y: Array = np.maximum(x, F(0)) - ad * expf(F(-0.5) * a * a) / (ad * _hex("0x1.40d932p+1") + t)
+    return y
+
+
+def _hex(text: str) -> np.float32:
+    return F(float.fromhex(text))
 
 
 def definitions(names: Iterable[str]) -> str:
