@@ -10,10 +10,11 @@ import numpy as np
 
 from .._arrays import as_int
 from .._types import Array, Readable
-from . import affine, norms  # noqa: F401  register their layers
+from . import affine, layers, norms  # noqa: F401  register their layers
 from .golden import golden
 from .names import identifier
 from .parts import Part, as_shape, part_of
+from .pointwise import ReshapePart
 from .source import header, plan, source, spell
 from .writing import Generated
 
@@ -47,12 +48,12 @@ def function(
     >>> list(made.files), made.flash, made.ram
     (['batch_norm.h', 'batch_norm.c', 'batch_norm_test.c'], 8, 0)
     """
-    layers = list(layer) if isinstance(layer, list | tuple) else [layer]
+    given = list(layer) if isinstance(layer, list | tuple) else [layer]
     extents = as_shape("shape", shape)
-    if not layers:
+    if not given:
         raise ValueError("layer must be a layer or a list of layers, got an empty one")
     parts: list[Part] = []
-    for one in layers:
+    for one in given:
         parts.append(part_of(one, extents, residual and not parts))
         extents = parts[-1].out_shape
     return generate(parts, name, _inputs(inputs, samples, parts[0]))
@@ -60,13 +61,15 @@ def function(
 
 def generate(parts: Sequence[Part], name: str | None, inputs: Array, residual: Array | None = None) -> Generated:
     """The files of parts in a row; inputs (k, *shape) and residual (k, *out_shape) to test with."""
+    y_shape = parts[-1].out_shape
+    parts = [part for part in parts if not isinstance(part, ReshapePart)] or parts[:1]
     kind = parts[0].kind if len(parts) == 1 else "net"
     made = plan(identifier(kind if name is None else name), parts)
     of_residual = f", residual {spell(parts[0].out_shape)}" if parts[0].residual else ""
-    notes = tuple(dict.fromkeys(part.bound for part in parts))
+    notes = tuple(dict.fromkeys(f"{part.kind}: {part.bound}" for part in parts if part.bound))
     about = [
         f"{made.name}: {' -> '.join(part.kind for part in parts)}, float32, written by normcpu.",
-        f"x {spell(parts[0].shape)}{of_residual}, y {spell(parts[-1].out_shape)}, in C order; y may be x: "
+        f"x {spell(parts[0].shape)}{of_residual}, y {spell(y_shape)}, in C order; y may be x: "
         f"{'yes' if made.aliases else 'no'}."
         f"{' One call at a time: they share the scratch buffer.' if made.scratch else ''}",
         f"Flash: {made.constants} bytes of constants, and the code.  RAM: {made.scratch} bytes of scratch.  "

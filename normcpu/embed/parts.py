@@ -74,6 +74,12 @@ def check_layer(layer: Any, shape: Shape) -> None:
     copy.copy(layer).eval()(np.zeros(shape, np.float32))
 
 
+def alone(layer: Any, residual: bool) -> None:
+    """That nothing is added to its result."""
+    if residual:
+        raise ValueError(f"residual must be False for {type(layer).__name__}, got True")
+
+
 def as_shape(name: str, value: Any) -> Shape:
     """A shape that is known, of at least one element."""
     extents = tuple(value) if isinstance(value, tuple | list) else None

@@ -12,6 +12,7 @@ import numpy as np
 
 from .helpers import definitions
 from .literals import definition
+from .memory import Place, free, places
 from .parts import Part, Shape, size
 
 ENTRY_STACK = 64  # bytes of a frame that only passes pointers on
@@ -64,42 +65,25 @@ class Plan(NamedTuple):
         return f"void {self.name}(const float *x{', const float *residual' if self.first.residual else ''}, float *y)"
 
 
-class _Buffer(NamedTuple):
-    """A value between two parts: at the low or the high end of the scratch buffer."""
-
-    high: bool
-    floats: int
-
-
 def plan(name: str, parts: Sequence[Part]) -> Plan:
-    """Places for all values: between the parts at the two ends of the scratch buffer in turn, with the memory to work
-    in behind the low one; in place where a part can, and in y itself from the last part on that cannot."""
+    """Names and pointers for all parts."""
     _check(parts)
-    last = max((i for i, part in enumerate(parts) if not part.in_place), default=0)
-    x: _Buffer | None = None  # None: the caller's
-    places, total = [], 0
-    for i, part in enumerate(parts):
-        y = None
-        if i < last:
-            y = x if part.in_place and x else _Buffer(x is not None and not x.high, size(part.out_shape))
-        used = {buffer.high: buffer.floats for buffer in (x, y) if buffer}
-        total = max(total, sum(used.values()) + part.work)
-        places.append((y, used.get(False, 0)))
-        x = y
+    where, total = places(parts)
 
     def at(offset: int) -> str:
         return f"{name}_scratch + {offset}" if offset else f"{name}_scratch"
 
     nested = len(parts) > 1 or parts[0].work > 0
-    steps, pointer = [], "x"
-    for i, (part, (buffer, free)) in enumerate(zip(parts, places, strict=True)):
-        target = "y" if buffer is None else at(total - buffer.floats if buffer.high else 0)
+    steps: list[Step] = []
+    before: Place = None
+    for i, (part, place) in enumerate(zip(parts, where, strict=True)):
+        target = "y" if place is None else at(total - place.floats if place.high else 0)
         own = f"{name}_{i + 1}_{part.kind}" if nested else name
-        steps.append(Step(part, own, pointer, target, at(free)))
-        pointer = target
+        steps.append(Step(part, own, steps[-1].y if steps else "x", target, at(free(before, place))))
+        before = place
     constants = sum(array.nbytes for part in parts for array in part.constants.values())
     stack = max(part.stack for part in parts) + ENTRY_STACK * nested
-    return Plan(name, tuple(steps), 4 * total, constants, stack, parts[0].in_place or last > 0)
+    return Plan(name, tuple(steps), 4 * total, constants, stack, parts[0].in_place or where[0] is not None)
 
 
 def header(plan: Plan, about: Sequence[str]) -> str:
