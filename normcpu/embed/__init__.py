@@ -6,7 +6,7 @@ The layers here are those around a normalization, so that a folded network is a 
 of a model in ONNX.
 """
 
-from .function import function
+from .function import function, simulate
 from .layers import AveragePool, Conv, GlobalAveragePool, Linear, MaxPool
 from .names import identifier
 from .pointwise import Activate, Clip, Reshape, ScaleShift, Softmax
@@ -26,4 +26,5 @@ __all__ = [
     "Softmax",
     "function",
     "identifier",
+    "simulate",
 ]

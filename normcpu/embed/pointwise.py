@@ -148,7 +148,7 @@ def _scale_shift(layer: ScaleShift, shape: Shape, residual: bool) -> Part:
     for name, vector in zip(("scale", "shift"), vectors, strict=True):
         if vector.shape != (shape[axis],):
             raise ValueError(f"{name} must have shape ({shape[axis]},), got {vector.shape}")
-    return AffinePart(Affine(*vectors), shape, axis % len(shape), residual, activation_of(None))
+    return AffinePart("scale_shift", Affine(*vectors), shape, axis % len(shape), residual, activation_of(None))
 
 
 @part_of.register
