@@ -9,6 +9,7 @@ of a model in ONNX.
 from .function import function, simulate
 from .layers import AveragePool, Conv, GlobalAveragePool, Linear, MaxPool
 from .names import identifier
+from .params import params
 from .pointwise import Activate, Clip, Reshape, ScaleShift, Softmax
 from .writing import Generated
 
@@ -26,5 +27,6 @@ __all__ = [
     "Softmax",
     "function",
     "identifier",
+    "params",
     "simulate",
 ]

@@ -43,6 +43,7 @@ def function(
     Errors: TypeError and ValueError, naming the argument: a layer in training, a shape with 0, parameters that are not
     finite.
 
+    >>> from normcpu import FrozenBatchNorm
     >>> made = function(FrozenBatchNorm([2], [1], [0], [1], 0.0), (1, 1, 8))
     >>> list(made.files), made.flash, made.ram
     (['batch_norm.h', 'batch_norm.c', 'batch_norm_test.c'], 8, 0)

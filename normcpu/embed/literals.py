@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import numpy as np
 from .._types import Array
 
 TYPES = {"float32": "float", "uint16": "uint16_t", "int8": "int8_t"}
-ON_A_LINE = {"float32": 7, "uint16": 16, "int8": 24}
 
 
 def literal(value: Any) -> str:
@@ -27,11 +27,15 @@ def literal(value: Any) -> str:
     return f"{digits.rstrip('0').rstrip('.')}p{int(exponent):+d}f"
 
 
+# How an element is written, and how many of them make a line.
+WORDS: dict[str, tuple[Callable[[Any], str], int]] = {"float32": (literal, 7), "uint16": (hex, 14), "int8": (str, 20)}
+
+
 def initialiser(array: Array) -> str:
     """The elements in C order, between braces, in lines."""
     flat = np.ascontiguousarray(array).reshape(-1)
-    words = [literal(v) for v in flat] if array.dtype == np.float32 else [str(v) for v in flat.tolist()]
-    step = ON_A_LINE[array.dtype.name]
+    word, step = WORDS[array.dtype.name]
+    words = [word(value) for value in flat.tolist()]
     lines = [", ".join(words[at : at + step]) for at in range(0, len(words), step)]
     return "{\n    " + ",\n    ".join(lines) + "\n}"
 

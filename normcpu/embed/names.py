@@ -60,23 +60,28 @@ class Names:
     """Identifiers of one file: the first comer has the plain one, the second _2, and so on.
 
     Those that differ in case alone are one, since macros and some file systems tell them not apart.
+    behind: what is put behind a name to make others; taken: names that are ours.
 
     >>> names = Names()
     >>> names("bn.1"), names("bn/1"), names("BN_1")
     ('bn_1', 'bn_1_2', 'BN_1_3')
     """
 
-    def __init__(self) -> None:
-        self._given: set[str] = set()
+    def __init__(self, behind: tuple[str, ...] = (), taken: tuple[str, ...] = ()) -> None:
+        self._behind = ("", *behind)
+        self._given = set(taken)
 
     def __call__(self, text: str, fallback: str = "net") -> str:
         plain = made = identifier(text, fallback)
         count = 1
-        while made.casefold() in self._given:
+        while not self._given.isdisjoint(self._all(made)):
             count += 1
             made = f"{plain}_{count}"
-        self._given.add(made.casefold())
+        self._given.update(self._all(made))
         return made
+
+    def _all(self, name: str) -> list[str]:
+        return [name.lower() + end for end in self._behind]
 
 
 def _is_taken(plain: str) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -23,7 +23,7 @@ class Generated:
     """
 
     name: str
-    files: Mapping[str, str]
+    files: Mapping[str, str] = field(repr=False)
     flash: int
     ram: int
     stack: int
