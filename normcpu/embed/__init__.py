@@ -6,7 +6,7 @@ The layers here are those around a normalization, so that a folded network is a 
 of a model in ONNX.
 """
 
-from .function import function
+from .function import function, simulate
 from .layers import AveragePool, Conv, GlobalAveragePool, Linear, MaxPool
 from .names import identifier
 from .params import params
@@ -28,4 +28,5 @@ __all__ = [
     "function",
     "identifier",
     "params",
+    "simulate",
 ]

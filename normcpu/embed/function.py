@@ -48,6 +48,25 @@ def function(
     >>> list(made.files), made.flash, made.ram
     (['batch_norm.h', 'batch_norm.c', 'batch_norm_test.c'], 8, 0)
     """
+    parts = parts_of(layer, shape, residual)
+    return generate(parts, name, _inputs(inputs, samples, parts[0]))
+
+
+def simulate(layer: Any, x: Readable) -> Array:
+    """What the C of `function` computes, in NumPy: the same operations in the same order, so the same bits where the
+    compiler contracts none of them (-ffp-contract=off, or -std=c99 with GCC).
+
+    >>> from normcpu.embed import Linear
+    >>> simulate([Linear([[1.0, 2.0]], activation="relu")], [[3, 4]])
+    array([[11.]], dtype=float32)
+    """
+    y = np.asarray(x, np.float32)
+    for part in parts_of(layer, y.shape):
+        y = part.reference(y.reshape(part.shape))
+    return y
+
+
+def parts_of(layer: Any, shape: Sequence[int], residual: bool = False) -> list[Part]:
     given = list(layer) if isinstance(layer, list | tuple) else [layer]
     extents = as_shape("shape", shape)
     if not given:
@@ -56,7 +75,7 @@ def function(
     for one in given:
         parts.append(part_of(one, extents, residual and not parts))
         extents = parts[-1].out_shape
-    return generate(parts, name, _inputs(inputs, samples, parts[0]))
+    return parts
 
 
 def generate(parts: Sequence[Part], name: str | None, inputs: Array, residual: Array | None = None) -> Generated:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import FLOAT32, as_choice
+from .._arrays import as_choice
 from .._types import Activation, Array, Readable
-from ..fold._scale import stored
 from ..fold._weights import as_bias, as_groups, as_weight
 from .activations import activation_of
 from .convolution import Convolution
+from .params import STORE
 from .parts import Part, Shape, alone, as_constant, part_of
 from .pool import Pool
 from .windows import Axis, axes, each
@@ -120,22 +120,14 @@ def _products(
     bias = None if bias is None else as_constant("bias", bias)
     scale = None
     if as_choice("stored", layer.stored, STORED):
-        as_constant("weight", weight)
-        weight, scale = quantized(weight.astype(np.float64))
+        made = STORE["int8"]("weight", as_constant("weight", weight).astype(np.float64))
+        weight, scale = made.values, made.scales
     else:
         weight = as_constant("weight", weight)
     weight = weight.reshape(*weight.shape[:2], plane[0].kernel, plane[1].kernel)
     activation = activation_of(layer.activation, layer.negative_slope)
     kind = type(layer).__name__.lower()
     return Convolution(kind, weight, bias, scale, plane, groups, activation, repeats, shape, out)
-
-
-def quantized(weight: Array) -> tuple[Array, Array]:
-    """q in [-127, 127] and scale with weight ~ q * scale, for each channel of axis 0; off by scale / 2 at most."""
-    peak = np.abs(weight).reshape(len(weight), -1).max(1)
-    scale = stored("scale", np.where(peak > 0, peak / 127, 1), FLOAT32, digits=True)
-    wide = scale.astype(np.float64).reshape(-1, *(1,) * (weight.ndim - 1))
-    return np.clip(np.rint(weight / wide), -127, 127).astype(np.int8), scale
 
 
 @part_of.register(MaxPool)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
-from ..embed.function import function
+from ..embed.function import function, simulate
 from ..embed.writing import Generated
 from .affine import Refused
 from .fold import Source, reader
@@ -20,7 +22,7 @@ from .sequence import Sequential
 from .valid import kind, put_in_order, title
 
 
-class CannotEmbed(ValueError):
+class CannotEmbed(Exception):
     """The first operation of a model that cannot be made to C, and why."""
 
 
@@ -70,7 +72,17 @@ def embed(
             raise CannotEmbed(f"{kind(node)} {title(node)!r}: {problem}") from problem
     if not sequence.layers:
         raise CannotEmbed("the model has no operation")
-    return function(sequence.layers, shape, name=name, inputs=inputs, samples=samples)
+    made = function(sequence.layers, shape, name=name, inputs=inputs, samples=samples)
+    return replace(made, notes=(*made.notes, _cost(sequence, shape, inputs))) if stored == "int8" else made
+
+
+def _cost(sequence: Sequential, shape: tuple[int, ...], inputs: Any) -> str:
+    """What int8 weights change in y."""
+    given = np.random.default_rng(0).normal(size=(8, *shape)) if inputs is None else inputs
+    exact = [replace(layer, stored="float32") if hasattr(layer, "stored") else layer for layer in sequence.layers]
+    y, coarse = (np.stack([simulate(layers, x) for x in given]) for layers in (exact, sequence.layers))
+    off, most = abs(y - coarse).max(), abs(y).max()
+    return f"int8 weights change y by at most {off:.2g} on {len(given)} inputs, where |y| is at most {most:.2g}"
 
 
 def _input(model: ir.Model) -> ir.Value:
