@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,12 +21,13 @@ COMPILERS = [f"{CC} -O2", "clang-19 -O2"]
 # What turns a * b + c into one rounding where the CPU has it.
 CONTRACTED = [f"{CC} -O3 -march=native -ffp-contract=fast", "clang-19 -O3 -march=native -ffp-contract=fast"]
 CORTEX_M4F = "arm-none-eabi-gcc -mcpu=cortex-m4 -mthumb -mfloat-abi=hard -mfpu=fpv4-sp-d16 -Os -fno-math-errno"
+CORTEX_M3 = "arm-none-eabi-gcc -mcpu=cortex-m3 -mthumb -Os -fno-math-errno"
 
 
 def build(command: str, arguments: str, folder: Path) -> None:
     """command arguments, in folder; warnings are errors."""
     done = subprocess.run(
-        [*tool(command), *STRICT.split(), *arguments.split()], cwd=folder, text=True, capture_output=True
+        [*tool(command), *STRICT.split(), *shlex.split(arguments)], cwd=folder, text=True, capture_output=True
     )
     assert done.returncode == 0, done.stderr
 
