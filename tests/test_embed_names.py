@@ -81,7 +81,7 @@ def test_hostile_names_reach_no_code_comment_or_path(tmp_path: Path) -> None:
     everything.write(folder)
     folder.joinpath("arrays.c").write_text('#include "all.h"\n')
     build(f"{CC} -O0", f"-fsyntax-only {' '.join(sorted(set(sources)))} arrays.c", folder)
-    raw = [text for text in HOSTILE if len(text) > 3 and not IDENTIFIER.fullmatch(text)]
+    raw = [text for text in HOSTILE if len(text) > 3 and re.search(r"\W", text)]
     for text in (path.read_text("ascii") for path in folder.iterdir()):
         assert set(text) <= set(string.printable) - set("\r\t\v\f")
         assert not [given for given in raw if given in text]
