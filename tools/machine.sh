@@ -14,7 +14,7 @@ riscv64)
   debian=riscv64 triple=riscv64-linux-gnu emulator=(qemu-riscv64-static)
   ;;
 x86-baseline) # The last CPU without AVX.
-  debian= triple=x86_64-linux-gnu emulator=(qemu-x86_64-static -cpu Nehalem)
+  debian="" triple=x86_64-linux-gnu emulator=(qemu-x86_64-static -cpu Nehalem)
   ;;
 *)
   echo "unknown machine $machine: see tools/machine.sh" >&2
