@@ -127,10 +127,10 @@ def stored(name: str, doubles: Float64s, dtype: np.dtype[Any], digits: bool = Fa
 
 def rounded_once(doubles: Float64s, dtype: np.dtype[Any]) -> Array:
     """As dtype; NumPy goes to bfloat16 by way of float32, which rounds twice."""
-    return (_to_odd(doubles) if dtype.name == "bfloat16" else doubles).astype(dtype)
+    return (to_odd(doubles) if dtype.name == "bfloat16" else doubles).astype(dtype)
 
 
-def _to_odd(doubles: Float64s) -> Array:
+def to_odd(doubles: Float64s) -> Array:
     """As float32, inexact results with an odd last bit: rounding these to bfloat16 rounds the doubles once."""
     single = doubles.astype(FLOAT32)
     bits = single.view(np.uint32)

@@ -76,7 +76,7 @@ def fold(
     for name in (*skip, *(only or ())):
         if name not in RULES:
             raise UnknownRule(f"there is no rule {name!r}; there are {', '.join(sorted(RULES))}")
-    again, where = _reader(model), f"{model}: " if isinstance(model, str | os.PathLike) else ""
+    again, where = reader(model), f"{model}: " if isinstance(model, str | os.PathLike) else ""
     unasked = RULES - set(only) if only is not None else frozenset() if aggressive else AGGRESSIVE
     off = frozenset(skip) | unasked
     options = Options(off, frozenset(keep), target, ranges, keep_metadata)
@@ -174,7 +174,7 @@ def _culprit(again: Callable[[], ir.Model], options: Options, report: Report, re
     return min(worst, key=lambda rule: worst[rule])
 
 
-def _reader(model: Source) -> Callable[[], ir.Model]:
+def reader(model: Source) -> Callable[[], ir.Model]:
     """Reads the model anew each time: folding changes what it is given."""
     if isinstance(model, onnx.ModelProto):
         return lambda: _of_proto(onnx.ModelProto.FromString(model.SerializeToString()))
