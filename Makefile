@@ -7,7 +7,8 @@ C_FILES = $(wildcard src/*.[ch] src/isa/*.c include/*.h tests/c/*.c benches/*.c)
 MACHINES = aarch64 armv7 riscv64 x86-baseline
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DELETE_ON_ERROR:
-.PHONY: build demo test real fuzz bench check lint types ctest ctest-sanitized sanitize asm format clean $(MACHINES:%=test-%)
+.PHONY: build demo test real fuzz bench check lint types ctest ctest-sanitized sanitize amalgamation asm format clean \
+  $(MACHINES:%=test-%)
 
 demo: $(VENV)/have-demo $(VENV)/have-onnx build ## a layer on real images, and a trained network folded
 	$(BIN)/python examples/train_digits.py
@@ -45,6 +46,9 @@ sanitize: ctest-sanitized $(VENV)/have-test
 
 $(MACHINES:%=test-%): test-%: build $(VENV)/have-test ## on an emulated CPU: the C tests, the bits; on aarch64 the tests
 	tools/foreign_cpu.sh $*
+
+amalgamation: $(VENV)/have-build ## dist/normcpu.c and dist/normcpu.h: the C library in one file
+	$(BIN)/python tools/amalgamate.py dist
 
 asm: build ## make asm KERNEL=measure_runs_f32 ISA=avx512
 	$(BIN)/python tools/asm.py $(ISA) $(KERNEL)
