@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generate C for layers of every kind and a folded network, and run their golden vectors on devices:
+
+    python tests/devices/run.py cortex-m3 cortex-m4f cortex-m7 wasm armv7
+
+main of each name_test.c returns 0 or the index of the first wrong element, which is the emulator's exit status.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from layers import generated, parameters
+
+ROOT = Path(__file__).parents[2]
+HERE, BOARD, MADE = Path(__file__).parent, ROOT / "examples/cortex_m", ROOT / "build/devices"
+STRICT = ["-std=c99", "-Os", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fno-math-errno"]
+SECONDS = 60  # of one program, where a second is usual
+WRONG = 3  # the element that a planted error is in, from 1
+
+
+class Device(NamedTuple):
+    compile: tuple[str, ...]  # to a program, of the sources behind it
+    run: tuple[str, ...]  # the program
+    packages: str  # Debian's, of the tools
+    link: tuple[str, ...] = ()
+
+
+class Program(NamedTuple):
+    name: str
+    sources: tuple[Path, ...]
+    status: int = 0
+
+
+def cortex(board: str, *flags: str) -> Device:
+    compiler = ("arm-none-eabi-gcc", "-mthumb", *flags, "-ffreestanding", "-ffunction-sections", "-Wl,--gc-sections")
+    emulator = ("qemu-system-arm", "-M", board, "-nographic", "-monitor", "none", "-serial", "none")
+    return Device(
+        (*compiler, "-nostartfiles", "-T", str(BOARD / "link.ld"), str(BOARD / "start.c")),
+        (*emulator, "-semihosting-config", "enable=on,target=native", "-kernel"),
+        "gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm",
+        ("-lm", "-lgcc"),  # sqrtf where the CPU has none
+    )
+
+
+def linux(triple: str, *emulator: str) -> Device:
+    packages = f"gcc-{triple.replace('_', '-')} libc6-dev-*-cross qemu-user-static"
+    return Device((f"{triple}-gcc", "-static"), emulator, packages, ("-lm",))
+
+
+WASM = ("--target=wasm32", "-ffreestanding", "-nostdlib", "-mbulk-memory", "-Dmain=golden", "-Wno-main")
+DEVICES = {
+    "cortex-m3": cortex("mps2-an385", "-mcpu=cortex-m3", "-mfloat-abi=soft"),
+    "cortex-m4f": cortex("mps2-an386", "-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
+    "cortex-m7": cortex("mps2-an500", "-mcpu=cortex-m7", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
+    "wasm": Device(
+        ("clang-19", *WASM, "-fuse-ld=wasm-ld-19", "-Wl,--no-entry", "-Wl,--export=golden"),
+        ("node", str(HERE / "wasm.mjs")),
+        "clang-19 lld-19 nodejs",
+    ),
+    "aarch64": linux("aarch64-linux-gnu", "qemu-aarch64-static", "-cpu", "cortex-a53"),
+    "armv7": linux("arm-linux-gnueabihf", "qemu-arm-static", "-cpu", "cortex-a15"),
+    "riscv64": linux("riscv64-linux-gnu", "qemu-riscv64-static"),
+    "x86-baseline": linux("x86_64-linux-gnu", "qemu-x86_64-static", "-cpu", "Nehalem"),
+}
+
+
+def main() -> int:
+    names = sys.argv[1:]
+    if not names or not set(names) <= set(DEVICES):
+        print(f"name devices of {', '.join(DEVICES)}", file=sys.stderr)
+        return 2
+    shutil.rmtree(MADE, ignore_errors=True)
+    MADE.mkdir(parents=True)
+    programs = [Program(name, (MADE / f"{name}.c", MADE / f"{name}_test.c")) for name in generated(MADE)]
+    parameters(MADE)
+    programs += [Program("params", (HERE / "params.c",)), planted(programs[0])]
+    failed = 0
+    for name in names:
+        device = DEVICES[name]
+        for tool in (device.compile[0], device.run[0]):
+            if not shutil.which(tool):
+                print(f"{name}: no {tool} here.  On Debian: apt-get install {device.packages}", file=sys.stderr)
+                return 2
+        with ThreadPoolExecutor() as pool:
+            outcomes = Counter(pool.map(partial(outcome, name), programs))
+        print(f"{name}: {outcomes[True]} of {len(programs)} programs as NumPy")
+        failed += outcomes[False]
+    return 1 if failed else 0
+
+
+def planted(program: Program) -> Program:
+    """The test of a function, where one element is expected to be wrong: it must be found."""
+    source, test = program.sources
+    wrong = test.with_name(f"{program.name}_planted.c")
+    text = test.read_text()
+    changed = text.replace("y[i] - expected[at];", f"y[i] - expected[at] + (at == {WRONG - 1} ? 1.0f : 0.0f);")
+    assert text != changed
+    wrong.write_text(changed)
+    return Program(wrong.stem, (source, wrong), WRONG)
+
+
+def outcome(on: str, program: Program) -> bool:
+    device, made = DEVICES[on], MADE / f"{program.name}.{on}"
+    sources = [str(source) for source in program.sources]
+    command = [*device.compile, *STRICT, f"-I{MADE}", *sources, "-o", str(made), *device.link]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode:
+        print(f"{on}, {program.name}: {' '.join(command)}\n{built.stderr}")
+        return False
+    try:
+        ran = subprocess.run([*device.run, str(made)], capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        print(f"{on}, {program.name}: still running after {SECONDS} s")
+        return False
+    if ran.returncode != program.status:
+        print(f"{on}, {program.name}: {ran.returncode}, not {program.status}\n{ran.stdout}{ran.stderr}")
+    return ran.returncode == program.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
