@@ -8,7 +8,7 @@ MACHINES = aarch64 armv7 riscv64 x86-baseline
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DELETE_ON_ERROR:
 .PHONY: build demo test real fuzz bench check lint types ctest ctest-sanitized sanitize amalgamation asm format clean \
-  $(MACHINES:%=test-%)
+  $(MACHINES:%=test-%) test-cortex-m test-wasm
 
 demo: $(VENV)/have-demo $(VENV)/have-onnx build ## a layer on real images, and a trained network folded
 	$(BIN)/python examples/train_digits.py
@@ -47,8 +47,11 @@ sanitize: ctest-sanitized $(VENV)/have-test
 $(MACHINES:%=test-%): test-%: build $(VENV)/have-test ## on an emulated CPU: the C tests, the bits; on aarch64 the tests
 	tools/foreign_cpu.sh $*
 
-amalgamation: $(VENV)/have-build ## dist/normcpu.c and dist/normcpu.h: the C library in one file
-	$(BIN)/python tools/amalgamate.py dist
+test-cortex-m: build ## generated C on emulated boards
+	$(BIN)/python tests/devices/run.py cortex-m3 cortex-m4f cortex-m7
+
+test-wasm: build ## generated C in node
+	$(BIN)/python tests/devices/run.py wasm
 
 asm: build ## make asm KERNEL=measure_runs_f32 ISA=avx512
 	$(BIN)/python tools/asm.py $(ISA) $(KERNEL)

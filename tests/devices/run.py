@@ -8,6 +8,7 @@ main of each name_test.c returns 0 or the index of the first wrong element, whic
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import NamedTuple
 from layers import generated, parameters
 
 ROOT = Path(__file__).parents[2]
-HERE, BOARD, MADE = Path(__file__).parent, ROOT / "examples/cortex_m", ROOT / "build/devices"
+HERE, BOARD = Path(__file__).parent, ROOT / "examples/cortex_m"
 STRICT = ["-std=c99", "-Os", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fno-math-errno"]
 SECONDS = 60  # of one program, where a second is usual
 WRONG = 3  # the element that a planted error is in, from 1
@@ -30,7 +31,8 @@ class Device(NamedTuple):
     compile: tuple[str, ...]  # to a program, of the sources behind it
     run: tuple[str, ...]  # the program
     packages: str  # Debian's, of the tools
-    link: tuple[str, ...] = ()
+    link: tuple[str, ...] = ()  # behind the sources
+    linker: str = ""  # of other packages than the compiler
 
 
 class Program(NamedTuple):
@@ -50,8 +52,8 @@ def cortex(board: str, *flags: str) -> Device:
     )
 
 
-def linux(triple: str, *emulator: str) -> Device:
-    packages = f"gcc-{triple.replace('_', '-')} libc6-dev-*-cross qemu-user-static"
+def linux(triple: str, libc: str, *emulator: str) -> Device:
+    packages = f"gcc-{triple.replace('_', '-')} {libc} qemu-user-static"
     return Device((f"{triple}-gcc", "-static"), emulator, packages, ("-lm",))
 
 
@@ -61,14 +63,15 @@ DEVICES = {
     "cortex-m4f": cortex("mps2-an386", "-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
     "cortex-m7": cortex("mps2-an500", "-mcpu=cortex-m7", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
     "wasm": Device(
-        ("clang-19", *WASM, "-fuse-ld=wasm-ld-19", "-Wl,--no-entry", "-Wl,--export=golden"),
+        ("clang-19", *WASM, "-Wl,--no-entry", "-Wl,--export=golden"),
         ("node", str(HERE / "wasm.mjs")),
         "clang-19 lld-19 nodejs",
+        linker="wasm-ld-19",
     ),
-    "aarch64": linux("aarch64-linux-gnu", "qemu-aarch64-static", "-cpu", "cortex-a53"),
-    "armv7": linux("arm-linux-gnueabihf", "qemu-arm-static", "-cpu", "cortex-a15"),
-    "riscv64": linux("riscv64-linux-gnu", "qemu-riscv64-static"),
-    "x86-baseline": linux("x86_64-linux-gnu", "qemu-x86_64-static", "-cpu", "Nehalem"),
+    "aarch64": linux("aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-aarch64-static", "-cpu", "cortex-a53"),
+    "armv7": linux("arm-linux-gnueabihf", "libc6-dev-armhf-cross", "qemu-arm-static", "-cpu", "cortex-a15"),
+    "riscv64": linux("riscv64-linux-gnu", "libc6-dev-riscv64-cross", "qemu-riscv64-static"),
+    "x86-baseline": linux("x86_64-linux-gnu", "libc6-dev", "qemu-x86_64-static", "-cpu", "Nehalem"),
 }
 
 
@@ -77,23 +80,24 @@ def main() -> int:
     if not names or not set(names) <= set(DEVICES):
         print(f"name devices of {', '.join(DEVICES)}", file=sys.stderr)
         return 2
-    shutil.rmtree(MADE, ignore_errors=True)
-    MADE.mkdir(parents=True)
-    programs = [Program(name, (MADE / f"{name}.c", MADE / f"{name}_test.c")) for name in generated(MADE)]
-    parameters(MADE)
+    return max([tried(name, DEVICES[name]) for name in names])
+
+
+def tried(name: str, device: Device) -> int:
+    for tool in filter(None, (device.compile[0], device.run[0], device.linker)):
+        if not shutil.which(tool):
+            print(f"{name}: no {tool} here.  On Debian: apt-get install {device.packages}", file=sys.stderr)
+            return 2
+    folder = ROOT / "build/devices" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    programs = [Program(each, (folder / f"{each}.c", folder / f"{each}_test.c")) for each in generated(folder)]
+    parameters(folder)
     programs += [Program("params", (HERE / "params.c",)), planted(programs[0])]
-    failed = 0
-    for name in names:
-        device = DEVICES[name]
-        for tool in (device.compile[0], device.run[0]):
-            if not shutil.which(tool):
-                print(f"{name}: no {tool} here.  On Debian: apt-get install {device.packages}", file=sys.stderr)
-                return 2
-        with ThreadPoolExecutor() as pool:
-            outcomes = Counter(pool.map(partial(outcome, name), programs))
-        print(f"{name}: {outcomes[True]} of {len(programs)} programs as NumPy")
-        failed += outcomes[False]
-    return 1 if failed else 0
+    with ThreadPoolExecutor() as pool:
+        outcomes = Counter(pool.map(partial(outcome, device, folder), programs))
+    print(f"{name}: {outcomes[True]} of {len(programs)} programs as NumPy")
+    return 1 if outcomes[False] else 0
 
 
 def planted(program: Program) -> Program:
@@ -107,21 +111,20 @@ def planted(program: Program) -> Program:
     return Program(wrong.stem, (source, wrong), WRONG)
 
 
-def outcome(on: str, program: Program) -> bool:
-    device, made = DEVICES[on], MADE / f"{program.name}.{on}"
-    sources = [str(source) for source in program.sources]
-    command = [*device.compile, *STRICT, f"-I{MADE}", *sources, "-o", str(made), *device.link]
+def outcome(device: Device, folder: Path, program: Program) -> bool:
+    made, sources = folder / program.name, map(str, program.sources)
+    command = [*device.compile, *STRICT, f"-I{folder}", *sources, "-o", str(made), *device.link]
     built = subprocess.run(command, capture_output=True, text=True)
     if built.returncode:
-        print(f"{on}, {program.name}: {' '.join(command)}\n{built.stderr}")
+        print(f"{program.name}: {shlex.join(command)}\n{built.stderr}")
         return False
     try:
         ran = subprocess.run([*device.run, str(made)], capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        print(f"{on}, {program.name}: still running after {SECONDS} s")
+        print(f"{program.name}: still running after {SECONDS} s")
         return False
     if ran.returncode != program.status:
-        print(f"{on}, {program.name}: {ran.returncode}, not {program.status}\n{ran.stdout}{ran.stderr}")
+        print(f"{program.name}: {ran.returncode}, not {program.status}\n{ran.stdout}{ran.stderr}")
     return ran.returncode == program.status
 
 
