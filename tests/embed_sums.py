@@ -136,7 +136,9 @@ def windows(sizes: tuple[int, ...], kernel: Any, stride: Any, padding: Any, dila
     """(outputs on each axis, the taps within x of the window at a place, in order: (place in the window, in x))."""
     axes = range(len(sizes))
     k, s, d = ([value] * len(sizes) if isinstance(value, int) else value for value in (kernel, stride, dilation))
-    pads = [(p, p) if isinstance(p, int) else p for p in ([padding] * len(sizes) if isinstance(padding, int) else padding)]
+    pads = [
+        (p, p) if isinstance(p, int) else p for p in ([padding] * len(sizes) if isinstance(padding, int) else padding)
+    ]
     out = tuple((sizes[a] + sum(pads[a]) - d[a] * (k[a] - 1) - 1) // s[a] + 1 for a in axes)
 
     def taps(at: tuple[int, ...]) -> Any:
