@@ -53,7 +53,7 @@ OPENMP_PROBE = "#include <omp.h>\nint probe(void); int probe(void) { return omp_
 # Every object, and by Extension.depends every .so, is made again when one of these changes.
 INCLUDED = ["src/kernels.c", *(str(p) for room in ("include", "src") for p in sorted(Path(room).rglob("*.[hi]*")))]
 CYTHON = [str(p) for p in sorted(Path("normcpu").glob("*.p[yx][xdi]")) if p.suffix != ".pyi"]
-COMPILED = [str(p) for p in sorted(Path("src").glob("*.c")) if p.name not in ("kernels.c", "omp.c")]
+COMPILED = [str(p) for p in sorted(Path("src").glob("*.c")) if p.name not in ("kernels.c", "omp.c", "one_isa.c")]
 
 USE_ABI3 = os.environ.get("NORMCPU_ABI3") != "0" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 PYTHON_MACROS = [

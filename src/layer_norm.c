@@ -85,7 +85,7 @@ static void measure_row(const ncpu_norm_job *j, void *data, size_t row, workspac
 }
 
 /* w->total, mean and var of the rows: by plain sums where the mean is small beside sigma and float can hold the squares. */
-static void measure(const ncpu_norm_job *j, const ncpu_norm_args *a, size_t rows, workspace *w)
+static void measure_rows(const ncpu_norm_job *j, const ncpu_norm_args *a, size_t rows, workspace *w)
 {
     const double count = (double)a->len, least = ncpu_tiny(j->rows.dtype) * count;
     const int rms = j->norm->rms;
@@ -167,7 +167,7 @@ static void group(const ncpu_norm_job *j, size_t row, size_t rows, char *scratch
     }
     s = ncpu_as_floats(r, &s, rows, r->view.s, w.floats);
     ncpu_norm_args args = {.rows = rows, .len = r->view.s, .x = s.data, .x_stride = s.row_stride};
-    measure(j, &args, rows, &w);
+    measure_rows(j, &args, rows, &w);
     r->kernels->set[r->dtype].coefficients(rows, w.mean, j->norm->rms ? NULL : w.total.mean_tail, w.var, j->norm->eps, NULL, NULL, w.center,
                       w.scale, w.shift, w.outside);
     if (j->residual.given) {

@@ -114,7 +114,7 @@ size_t ncpu_columns_scratch(const ncpu_norm_job *j)
     return lay_out(j, NULL, &unused);
 }
 
-static void measure(const ncpu_norm_job *j, const ncpu_tile *s, size_t columns, workspace *w)
+static void measure_columns(const ncpu_norm_job *j, const ncpu_tile *s, size_t columns, workspace *w)
 {
     ncpu_view view;
     ncpu_operand operand;
@@ -197,7 +197,7 @@ void ncpu_norm_tile(const ncpu_norm_job *j, size_t unit, char *scratch)
         s = sum;
     }
     s = ncpu_as_floats(r, &s, r->view.n, columns, w.floats);
-    measure(j, &s, columns, &w);
+    measure_columns(j, &s, columns, &w);
     r->kernels->set[r->dtype].coefficients(columns, w.mean, j->norm->rms ? NULL : w.total.mean_tail, w.var, j->norm->eps,
                                            NULL, NULL, w.center, w.scale, w.shift, w.outside);
     if (j->residual.given) {

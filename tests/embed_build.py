@@ -65,6 +65,24 @@ class Library:
         return y.reshape(shape)
 
 
+def runner(names: Sequence[str], folder: Path) -> None:
+    """run.c: all tests one after the other; the exit status is the number of the first that fails."""
+    tests = "".join(
+        f'#include "{name}.c"\n#define main {name}_main\n#include "{name}_test.c"\n#undef main\n' for name in names
+    )
+    calls = "".join(f"    if ({name}_main()) return {k};\n" for k, name in enumerate(names, 1))
+    folder.joinpath("run.c").write_text(f"{tests}\nint main(void)\n{{\n{calls}    return 0;\n}}\n")
+
+
+def run_sanitized(names: Sequence[str], folder: Path, command: str) -> None:
+    """All tests, where whatever is undefined ends the program."""
+    runner(names, folder)
+    build(command, "-g -fsanitize=address,undefined -fno-sanitize-recover=all run.c -o run -lm", folder)
+    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+    done = subprocess.run([folder / "run"], env=environment, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def symbols(file: Path, nm: str = "nm") -> dict[str, str]:
     """Its symbols and their kinds, one letter of nm's."""
     listed = subprocess.run([*tool(nm), str(file)], text=True, capture_output=True, check=True).stdout

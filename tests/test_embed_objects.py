@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from embed_build import CC, COMPILERS, CORTEX_M3, CORTEX_M4F, Library, build, sections, symbols
+from embed_build import CC, COMPILERS, CORTEX_M3, CORTEX_M4F, Library, build, run_sanitized, runner, sections, symbols
 from embed_layers import ACTIVATIONS
 from native import tool
 
@@ -114,22 +113,9 @@ def test_cpp_takes_the_header_and_the_source(folder: Path) -> None:
 # ---- name_test.c -----------------------------------------------------------------------------------------
 
 
-def runner(names: list[str], folder: Path) -> None:
-    """run.c: all tests one after the other; the exit status is the number of the first that fails."""
-    tests = "".join(
-        f'#include "{name}.c"\n#define main {name}_main\n#include "{name}_test.c"\n#undef main\n' for name in names
-    )
-    calls = "".join(f"    if ({name}_main()) return {k};\n" for k, name in enumerate(names, 1))
-    folder.joinpath("run.c").write_text(f"{tests}\nint main(void)\n{{\n{calls}    return 0;\n}}\n")
-
-
 @pytest.mark.parametrize("command", COMPILERS)
 def test_golden_vectors_pass_under_sanitizers(folder: Path, command: str) -> None:
-    runner([made.name for made in MADE], folder)
-    build(command, "-g -fsanitize=address,undefined -fno-sanitize-recover=all run.c -o run -lm", folder)
-    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
-    done = subprocess.run([folder / "run"], env=environment, text=True, capture_output=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    run_sanitized([made.name for made in MADE], folder, command)
 
 
 def test_golden_vectors_pass_contracted(folder: Path) -> None:

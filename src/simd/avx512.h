@@ -106,7 +106,7 @@ static inline __m256i ncpu_vf_to_bf16(vf a) /* vcvtneps2bf16 would flush subnorm
 #define SAME(x) (x)
 #define FROM_U8(x) _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(x))
 #define FROM_I8(x) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x))
-#define TO_F16(x) _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)
+#define TO_F16(x) _mm512_maskz_cvtps_ph(UINT16_MAX, x, _MM_FROUND_TO_NEAREST_INT) /* else gcc -O0 -Wsign-conversion warns */
 #define BITS(M, n) (M)((1u << (n)) - 1)
 #define NCPU_LOAD(P, V, SUFFIX, T, M, REG, LOAD, FROM)                                                  \
     static inline V P##_load_##SUFFIX(const T *p) { return FROM(REG##_loadu_##LOAD((const void *)p)); } \
