@@ -38,8 +38,11 @@ def function(
     residual: a second input, added before the activation.
     inputs: x to test with, (k, *shape); or `samples` random ones.
 
-    float32 in and out; no heap, no threads, no libc: NORMCPU_SQRTF(x) and NORMCPU_EXPF(x) are macros that the user may
-    define.  y may be x where the header says so.
+    float32 in and out, no heap, no threads, constants and at most one scratch buffer; the header says of what size, how
+    exact the result is, and whether y may be x.  Called are macros that the user may define: NORMCPU_SQRTF, which is
+    sqrtf, and NORMCPU_EXPF, NORMCPU_TANHF and NORMCPU_GELUF, which are in the file.  A frozen BatchNorm is x * scale +
+    shift, both computed in double and rounded once: |error| <= 2^-23 (|x * scale| + |shift|).  Norms that measure are
+    within 2 ulp of this library's, in ulp of the sizes of the terms.
     Errors: TypeError and ValueError, naming the argument: a layer in training, a shape with 0, parameters that are not
     finite.
 
@@ -57,7 +60,7 @@ def simulate(layer: Any, x: Readable) -> Array:
     compiler contracts none of them (-ffp-contract=off, or -std=c99 with GCC).
 
     >>> from normcpu.embed import Linear
-    >>> simulate([Linear([[1.0, 2.0]], activation="relu")], [[3, 4]])
+    >>> simulate([Linear(np.array([[1.0, 2.0]]), activation="relu")], [[3, 4]])
     array([[11.]], dtype=float32)
     """
     y = np.asarray(x, np.float32)
@@ -88,8 +91,8 @@ def generate(parts: Sequence[Part], name: str | None, inputs: Array, residual: A
     notes = tuple(dict.fromkeys(f"{part.kind}: {part.bound}" for part in parts if part.bound))
     about = [
         f"{made.name}: {' -> '.join(part.kind for part in parts)}, float32, written by normcpu.",
-        f"x {spell(parts[0].shape)}{of_residual}, y {spell(y_shape)}, in C order; y may be x: "
-        f"{'yes' if made.aliases else 'no'}."
+        f"x {spell(parts[0].shape)}{of_residual}, y {spell(y_shape)}, in C order; "
+        f"y may be x{' or residual' if of_residual else ''}: {'yes' if made.aliases else 'no'}."
         f"{' One call at a time: they share the scratch buffer.' if made.scratch else ''}",
         f"Flash: {made.constants} bytes of constants, and the code.  RAM: {made.scratch} bytes of scratch.  "
         f"Stack: at most {made.stack} bytes on a 32-bit CPU.",

@@ -44,7 +44,7 @@ class MeasuredPart(Part):
     stack = 104
     bound = (
         "|error| <= 3 * 2^-23 (|normalized * weight| + |weight| + |bias|), where the squares of deviations from the "
-        "mean are normal floats."
+        "mean are normal floats, and not with -ffast-math."
     )
 
     def __init__(
