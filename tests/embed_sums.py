@@ -55,8 +55,9 @@ def _window(draw: Any, rank: int) -> tuple[list[int], dict[str, Any], list[int]]
 def _weights(draw: Any, *shape: int) -> dict[str, Any]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     weight = (rng.normal(size=shape) * draw(st.sampled_from([1, 0.01]))).astype(np.float32)
-    return {"weight": weight, "bias": rng.normal(size=shape[0]).astype(np.float32) if draw(st.booleans()) else None,
-            "activation": draw(st.sampled_from(ACTIVATIONS)), "stored": draw(st.sampled_from(["float32", "int8"]))}  # fmt: skip
+    bias = rng.normal(size=shape[0]).astype(np.float32) if draw(st.booleans()) else None
+    options = {"activation": draw(st.sampled_from(ACTIVATIONS)), "stored": draw(st.sampled_from(["float32", "int8"]))}
+    return {"weight": weight, "bias": bias, **options}
 
 
 def _conv(draw: Any) -> tuple[Any, tuple[int, ...]]:

@@ -30,7 +30,7 @@ def layer_norm(**changed: Any) -> normcpu.LayerNorm:
 
 f = embed.function
 STATIC = "shape must be static, a tuple of integers of at least 1, got"
-KNOWN = "layer must be one of Activate, AveragePool, BatchNorm1d, BatchNorm2d, BatchNorm3d, Clip,"
+KNOWN = "layer must be one of Activate, Affine, AveragePool, BatchNorm1d, BatchNorm2d, BatchNorm3d,"
 CALLS = [
     (lambda: f(frozen(weight=[1, NAN]), (1, 2)), ValueError, "weight must be finite, got nan in channel 1"),
     (lambda: f(frozen(bias=[INF, 0]), (1, 2)), ValueError, "bias must be finite, got inf in channel 0"),
@@ -59,6 +59,9 @@ CALLS = [
     (lambda: f(normcpu.Dropout().eval(), (3, 2)), TypeError, KNOWN),
     (lambda: f("relu", (3, 2)), TypeError, KNOWN),
     (lambda: f(None, (3, 2)), TypeError, KNOWN),
+    (lambda: f(normcpu.fold.Affine.of([1, 2]), (2,)), ValueError, "shape must have channels on axis 1 for"),
+    (lambda: f(normcpu.fold.Affine.of([1, 2]), (1, 3)), ValueError, "layer.scale must have shape (3,), one value per"),
+    (lambda: f(normcpu.fold.Affine.of([1e39]), (1, 1)), ValueError, "scale must fit float32, got 1e+39 in channel 0"),
     (lambda: f([], (3, 2)), ValueError, "layer must be a layer or a list of layers, got an empty one"),
     (lambda: f(frozen(), (1, 2), samples=0), ValueError, "samples must be at least 1, got 0"),
     (lambda: f(frozen(), (1, 2), inputs=[[1, 2]]), ValueError, "inputs must have shape (k, 1, 2), got (1, 2)"),

@@ -89,6 +89,15 @@ def test_the_bits_of_numpy_within_the_bounds(command: str, tmp_path_factory: Any
         assert (np.abs(y - truth) <= part.error(case.x, case.residual)).all()
 
 
+def test_an_affine_is_a_layer(tmp_path: Any) -> None:
+    """What folding has left over."""
+    affine = Affine.of([0.5, -2, 3], [1, 0, -0.25])
+    made = embed.function(affine, (2, 3, 4), name="left")
+    x = np.random.default_rng(1).normal(size=(2, 3, 4)).astype(np.float32)
+    got = Library([made], tmp_path, COMPILERS[0])("left", x, None, x.shape)
+    np.testing.assert_array_equal(got, normcpu.scale_shift(x, *affine))
+
+
 @settings(max_examples=4, phases=[Phase.generate])
 @given(st.lists(cases(), min_size=12, max_size=12))
 @pytest.mark.parametrize("command", CONTRACTED)

@@ -41,7 +41,24 @@ def one_of_each() -> list[embed.Generated]:
     for layer in (*(layer for layer, _ in layers.values()), *sequence):
         layer.weight[...] = RNG.normal(size=layer.weight.shape)  # compilers keep one of equal arrays
     made += [embed.function(layer.eval(), shape, name=name) for name, (layer, shape) in layers.items()]
+    made += [embed.function(network(stored), (1, 2, 9, 9), name=f"net_{stored}") for stored in ("float32", "int8")]
     return [*made, embed.function(sequence, (3, 24), name="two")]
+
+
+def network(stored: str) -> list[object]:
+    def bell(*shape: int) -> np.ndarray:
+        return RNG.normal(size=shape).astype(np.float32)
+
+    return [
+        embed.Conv(bell(8, 2, 3, 3), bell(8), padding=1, activation="hardswish", stored=stored),
+        embed.AveragePool(3, 2, 1, count_include_pad=False),
+        embed.Conv(bell(8, 1, 3, 3), bell(8), stride=2, padding=1, groups=8, activation="silu", stored=stored),
+        frozen(8, "relu"),
+        embed.MaxPool(2),
+        embed.Reshape(),
+        embed.Linear(bell(7, 8), stored=stored),
+        embed.Softmax(),
+    ]
 
 
 @pytest.fixture(scope="module")

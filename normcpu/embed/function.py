@@ -10,6 +10,7 @@ import numpy as np
 
 from .._arrays import as_int
 from .._types import Array, Readable
+from ..fold import Affine
 from . import affine, layers, norms  # noqa: F401  register their layers
 from .golden import golden
 from .names import identifier
@@ -32,7 +33,8 @@ def function(
 
         void name(const float *x, [const float *residual,] float *y);
 
-    layer: a normalization layer of this library in evaluation, or a list of layers, each on the y of the one before.
+    layer: a normalization layer of this library in evaluation, an `Affine` of normcpu.fold for the channels of axis 1,
+        a layer of this module, or a list of these, each on the y of the one before.
     shape: of x, as the layer takes it, samples and all.
     name: of the function and the files, as far as it can be one in C (see `identifier`); else the kind of the layer.
     residual: a second input, added before the activation.
@@ -60,8 +62,8 @@ def simulate(layer: Any, x: Readable) -> Array:
     compiler contracts none of them (-ffp-contract=off, or -std=c99 with GCC).
 
     >>> from normcpu.embed import Linear
-    >>> simulate([Linear(np.array([[1.0, 2.0]]), activation="relu")], [[3, 4]])
-    array([[11.]], dtype=float32)
+    >>> simulate([Linear(np.ones((1, 2)), activation="relu")], [[3, 4]])
+    array([[7.]], dtype=float32)
     """
     y = np.asarray(x, np.float32)
     for part in parts_of(layer, y.shape):
@@ -70,7 +72,7 @@ def simulate(layer: Any, x: Readable) -> Array:
 
 
 def parts_of(layer: Any, shape: Sequence[int], residual: bool = False) -> list[Part]:
-    given = list(layer) if isinstance(layer, list | tuple) else [layer]
+    given = list(layer) if isinstance(layer, list | tuple) and not isinstance(layer, Affine) else [layer]
     extents = as_shape("shape", shape)
     if not given:
         raise ValueError("layer must be a layer or a list of layers, got an empty one")
