@@ -39,6 +39,11 @@ CALLS = [
     (lambda: f(frozen(weight=[3e38, 1], running_var=[1e-5, 1]), (1, 2)), ValueError, "scale must fit float32, got"),
     (lambda: f(layer_norm(weight=NAN), (3, 2)), ValueError, "weight must be finite, got nan"),
     (lambda: f(layer_norm(bias=-INF), (3, 2)), ValueError, "bias must be finite, got -inf"),
+    (lambda: f(normcpu.LayerNorm(2, eps=3e38).eval(), (3, 2)), ValueError, "eps * count must fit float32, got"),
+    (
+        lambda: f(normcpu.GroupNorm(1, 2, activation="leaky_relu", negative_slope=1e39).eval(), (3, 2)), ValueError,
+        "negative_slope must fit float32, got 1e+39",
+    ),
     (lambda: f(frozen(), (0, 2)), ValueError, STATIC + " (0, 2)"),
     (lambda: f(frozen(), (-1, 2)), ValueError, STATIC + " (-1, 2)"),
     (lambda: f(frozen(), (None, 2)), ValueError, STATIC + " (None"),
