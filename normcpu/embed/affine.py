@@ -72,8 +72,9 @@ def affine_part(kind: str, layer: Any, shape: Shape, residual: bool) -> Part:
     if layer.running_mean is None:
         raise ValueError("layer must have running statistics, got track_running_stats=False")
     affine = Affine.of_batch_norm(layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps)
-    # An x of InstanceNorm without the axis of samples has channels in front of where they are said to be.
-    axis = layer.channel_axis % len(shape) if len(shape) != getattr(layer, "_ndim", 0) - 1 else layer.channel_axis - 1
+    axis = layer.channel_axis
+    if axis > 0 and len(shape) < getattr(layer, "_ndim", 0):  # InstanceNorm of one sample, without an axis of them
+        axis -= 1
     return AffinePart(
         kind, affine, shape, axis % len(shape), residual, activation_of(layer.activation, layer.negative_slope)
     )

@@ -57,8 +57,8 @@ def simulate(layer: Any, x: Readable) -> Array:
     compiler contracts none of them (-ffp-contract=off, or -std=c99 with GCC).
 
     >>> from normcpu.embed import Linear
-    >>> simulate([Linear([[1.0, 2.0]], activation="relu")], [[3, 4]])
-    array([[11.]], dtype=float32)
+    >>> simulate([Linear(np.ones((1, 2)), activation="relu")], [[3, 4]])
+    array([[7.]], dtype=float32)
     """
     y = np.asarray(x, np.float32)
     for part in parts_of(layer, y.shape):

@@ -25,25 +25,25 @@ def golden(plan: Plan, inputs: Array, residual: Array | None) -> str:
         f"{len(inputs)} times {name} on a machine, next to NumPy's results of the same operations in the same order.",
         "main returns 0, or the index of the first wrong element, from 1, in all outputs one after the other.",
     ]
-    added = f", residual + k * {upper}_OUTPUT" if residual is not None else ""
+    added = f", {name}_residual + k * {upper}_OUTPUT" if residual is not None else ""
     again = f"""
-        for (long i = 0; i < {upper}_INPUT; i++) y[i] = input[k * {upper}_INPUT + i];
-        {name}(y{added}, y); /* in place */
-        wrong = wrong ? wrong : first_wrong(k);""" if plan.aliases else ""  # fmt: skip
+        for (long i = 0; i < {upper}_INPUT; i++) {name}_y[i] = {name}_input[k * {upper}_INPUT + i];
+        {name}({name}_y{added}, {name}_y); /* in place */
+        wrong = wrong ? wrong : {name}_first_wrong(k);""" if plan.aliases else ""  # fmt: skip
     most = "INPUT" if plan.aliases and inputs[0].size > expected[0].size else "OUTPUT"
     return f"""\
 {comment(about)}
 #include "{name}.h"
 
-{"".join(definition(role, array) for role, array in arrays.items())}
-static float y[{upper}_{most}];
+{"".join(definition(f"{name}_{role}", array) for role, array in arrays.items())}
+static float {name}_y[{upper}_{most}];
 
-static long first_wrong(long k)
+static long {name}_first_wrong(long k)
 {{
     for (long i = 0; i < {upper}_OUTPUT; i++) {{
         const long at = k * {upper}_OUTPUT + i;
-        const float off = y[i] - expected[at];
-        if (!((off < 0.0f ? -off : off) <= tolerance[at])) return at + 1; /* NaN too */
+        const float off = {name}_y[i] - {name}_expected[at];
+        if (!((off < 0.0f ? -off : off) <= {name}_tolerance[at])) return at + 1; /* NaN too */
     }}
     return 0;
 }}
@@ -52,8 +52,8 @@ int main(void)
 {{
     long wrong = 0;
     for (long k = 0; k < {len(inputs)} && !wrong; k++) {{
-        {name}(input + k * {upper}_INPUT{added}, y);
-        wrong = first_wrong(k);{again}
+        {name}({name}_input + k * {upper}_INPUT{added}, {name}_y);
+        wrong = {name}_first_wrong(k);{again}
     }}
     /* An exit status has 8 bits on many systems: a multiple of 256, which would be 0 there, is 1 less. */
     return (int)(wrong % 256 || !wrong ? wrong : wrong - 1);

@@ -142,16 +142,14 @@ def _hex(text: str) -> np.float32:
     return F(float.fromhex(text))
 
 
-def definitions(names: Iterable[str]) -> str:
-    """The C of these helpers and of all that they need, each once and in the order of use."""
+def needed(names: Iterable[str]) -> list[str]:
+    """These helpers and all that they need, each once and before its use."""
     order: list[str] = []
-
-    def add(name: str) -> None:
-        for needed in HELPERS[name].needs:
-            add(needed)
-        if name not in order:
-            order.append(name)
-
     for name in names:
-        add(name)
-    return "\n".join(HELPERS[name].text for name in order)
+        order += [each for each in (*needed(HELPERS[name].needs), name) if each not in order]
+    return order
+
+
+def definitions(names: Iterable[str]) -> str:
+    """The C of these helpers and of all that they need."""
+    return "\n".join(HELPERS[name].text for name in needed(names))

@@ -39,7 +39,7 @@ class Part(ABC):
     in_place: bool = False  # y may be x
     residual: bool = False  # there is a second input, of y's shape
     work: int = 0  # floats of scratch memory
-    stack: int = 64  # bytes of the function's frame on a 32-bit CPU, at most
+    stack: int = 64  # bytes of the function's own frame on a 32-bit CPU, at most
     helpers: tuple[str, ...] = ()  # of helpers.HELPERS: the macros that the body calls
     bound: str  # what `error` says, for the header's comment
     constants: Mapping[str, Array]  # finite float32, or int8 or uint16: `static const` arrays of these names in C

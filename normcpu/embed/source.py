@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .helpers import definitions
+from .helpers import definitions, needed
 from .literals import definition
 from .memory import Place, free, places
 from .parts import Part, Shape, size
 
-ENTRY_STACK = 64  # bytes of a frame that only passes pointers on
+# Bytes: a frame that only passes pointers on, one of helpers.HELPERS, and what float routines take without an FPU.
+ENTRY_STACK, HELPER_STACK, FLOAT_STACK = 64, 40, 32
 
 
 class Step(NamedTuple):
@@ -82,7 +83,8 @@ def plan(name: str, parts: Sequence[Part]) -> Plan:
         steps.append(Step(part, own, steps[-1].y if steps else "x", target, at(free(before, place))))
         before = place
     constants = sum(array.nbytes for part in parts for array in part.constants.values())
-    stack = max(part.stack for part in parts) + ENTRY_STACK * nested
+    stack = max(part.stack + HELPER_STACK * len(needed(part.helpers)) for part in parts)
+    stack += ENTRY_STACK * nested + FLOAT_STACK
     return Plan(name, tuple(steps), 4 * total, constants, stack, parts[0].in_place or where[0] is not None)
 
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,27 +32,39 @@ class Generated:
     notes: tuple[str, ...]
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write all files into `folder`, which is made if its parent is there; their paths.
+        """Write the files into `folder`, which is made where its parent is there: all of them, or none.
 
-        Errors: OSError where the folder cannot be written; then no file of these has changed.
+        Returns their paths.  Errors: OSError where that cannot be; then what was there before is there again.
         """
         target = Path(folder)
-        made: list[tuple[str, Path]] = []
+        is_new = not target.is_dir()
         try:
             target.mkdir(exist_ok=True)
-            for name, text in self.files.items():
-                if target.joinpath(name).is_dir():
-                    raise IsADirectoryError(None, f"{name} is a folder")
-                descriptor, temporary = tempfile.mkstemp(prefix=f".{self.name}.", dir=target)
-                made.append((temporary, target / name))
-                with open(descriptor, "w", encoding="ascii", newline="\n") as file:
-                    file.write(text)
-                os.chmod(temporary, 0o644)
-            for temporary, path in made:
-                os.replace(temporary, path)
+            with tempfile.TemporaryDirectory(prefix=f".{self.name}.", dir=target) as aside:
+                for name, text in self.files.items():
+                    Path(aside, name).write_text(text, encoding="ascii", newline="\n")
+                _put(Path(aside), target, list(self.files))
         except OSError as error:
+            if is_new:
+                with suppress(OSError):
+                    target.rmdir()
             raise type(error)(error.errno, f"{target} cannot be written: {error.strerror or error}") from error
-        finally:
-            for temporary, _ in made:
-                Path(temporary).unlink(missing_ok=True)
-        return [path for _, path in made]
+        return [target / name for name in self.files]
+
+
+def _put(aside: Path, target: Path, names: list[str]) -> None:
+    """Files from aside to target; where one cannot be put, those before it go back to what they were."""
+    done: list[str] = []
+    try:
+        for name in names:
+            if (target / name).exists():
+                shutil.copy2(target / name, aside / f"{name}.before")
+            os.replace(aside / name, target / name)
+            done.append(name)
+    except BaseException:
+        for name in done:
+            if (aside / f"{name}.before").exists():
+                os.replace(aside / f"{name}.before", target / name)
+            else:
+                (target / name).unlink()
+        raise
