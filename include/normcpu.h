@@ -12,6 +12,8 @@
  * same data pointer, shape and strides, where the function says so.  None of this is checked: an output that
  * overlaps otherwise has wrong numbers in it, and a wrong pointer is what it always is in C.
  *
+ * Machines.  32 or 64 bits, little-endian, IEEE float and double as they are written: no -ffast-math.
+ *
  * Numbers.  Results do not depend on the instruction set, the number of threads, the alignment or the strides within
  * a view (channel-major or channels-last), bit for bit.  They are right for every finite input, for f64 up to 1e150;
  * NaN and infinity stay in their channel.  Only the argument of an activation, and of it each term (x - mean) * scale,
@@ -32,6 +34,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef NCPU_EXPORTS /* while a shared library is built, which shows what is declared here and nothing else */
+#pragma GCC visibility push(default)
+#endif
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -348,5 +353,8 @@ void ncpu_set_interrupt_check(int (*check)(void));
 
 #ifdef __cplusplus
 }
+#endif
+#ifdef NCPU_EXPORTS
+#pragma GCC visibility pop
 #endif
 #endif

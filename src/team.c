@@ -26,6 +26,11 @@ void ncpu_set_threading(const ncpu_threading *threading) { atomic_store(&layer, 
 void ncpu_set_num_threads(int threads) { atomic_store(&wanted, threads < 0 ? 0 : threads); }
 void ncpu_set_interrupt_check(int (*check)(void)) { atomic_store(&interrupt_check, check); }
 
+#ifdef NCPU_HAVE_OPENMP /* a library with omp.c in it has the layer before main, or when it is loaded */
+const ncpu_threading *ncpu_openmp(void);
+__attribute__((constructor)) static void use_openmp(void) { ncpu_set_threading(ncpu_openmp()); }
+#endif
+
 const char *ncpu_threading_name(void)
 {
     const ncpu_threading *threading = atomic_load(&layer);
