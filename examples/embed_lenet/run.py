@@ -98,7 +98,7 @@ def read_digits(stored: str, images: np.ndarray[Any, Any], shown: np.ndarray[Any
     run(golden)  # fails with the index of the first wrong element
     printed = run(compiled("lenet", folder, "-Os", [HERE / "main.c", folder / "lenet.c"]))
     on_device = np.array([int(digit) for digit in printed.strip()])
-    in_numpy = np.array([embed.simulate(layers, image[None]).argmax() for image in images])
+    in_numpy = embed.simulate(layers, images).argmax(1)
     yield from (stored, f"{sizes['.rodata']:,}", f"{sizes['.text']:,}", f"{sizes['.bss']:,}", str(made.stack))
     yield from (f"{np.mean(guesses == shown):.1%}" for guesses in (on_device, in_numpy))
     yield str(np.count_nonzero(on_device != in_numpy))
