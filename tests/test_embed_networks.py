@@ -27,12 +27,7 @@ LAYERS = ("conv", "depthwise", "max_pool", "average_pool", "batch_norm", "activa
 def networks(draw: Any) -> tuple[list[Any], tuple[int, ...]]:
     """Up to eight layers, the first on (n, c, h, w); what goes on from (n, features) is linear."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    shape = given_shape = (
-        draw(st.integers(1, 2)),
-        draw(st.integers(1, 4)),
-        draw(st.integers(3, 9)),
-        draw(st.integers(3, 9)),
-    )
+    shape = begin = tuple(draw(st.integers(least, most)) for least, most in ((1, 2), (1, 4), (3, 9), (3, 9)))
     net = []
     for _ in range(draw(st.integers(2, 8))):
         layer = _layer(draw, rng, shape)
@@ -46,9 +41,7 @@ def _layer(draw: Any, rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
         return rng.normal(size=of).astype(np.float32) / np.sqrt(np.float32(math.prod(of[1:])))
 
     channels, stored = shape[1], draw(st.sampled_from(["float32", "int8"]))
-    kind = (
-        draw(st.sampled_from(LAYERS)) if len(shape) == 4 else draw(st.sampled_from(["linear", "linear", *LAYERS[4:]]))
-    )
+    kind = draw(st.sampled_from(LAYERS if len(shape) == 4 else ("linear", "linear", *LAYERS[4:])))
     outputs, name = draw(st.integers(1, 8)), draw(st.sampled_from([None, "relu", "hardswish", "gelu"]))
     if kind == "linear":
         return embed.Linear(bell(outputs, channels), bell(outputs), name, stored=stored)
