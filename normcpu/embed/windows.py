@@ -14,6 +14,7 @@ from .._arrays import as_int
 from .._types import Array
 
 Lines = list[str]
+MOST = 1 << 24  # windows of one axis times their taps
 Places = tuple[Any, slice, slice]
 
 
@@ -86,6 +87,10 @@ def axes(sizes: tuple[int, ...], kernel: Any, stride: Any, padding: Any, dilatio
             raise ValueError(
                 f"kernel must fit into x: it spans {axis.extent} of spatial axis {i}, "
                 f"which has {axis.size} and a padding of {axis.before} + {axis.after}"
+            )
+        if axis.out * axis.kernel > MOST:
+            raise ValueError(
+                f"kernel must have fewer taps, got {axis.kernel} for {axis.out} outputs on spatial axis {i}"
             )
         if not axis.within().any(1).all():
             raise ValueError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,11 +16,13 @@ import onnx_ir as ir
 from ..embed.function import function, simulate
 from ..embed.writing import Generated
 from .affine import Refused
-from .fold import Source, reader
+from .fold import Source, invalid, reader
 from .net import Net
 from .prepare import inline_functions
 from .sequence import Sequential
-from .valid import kind, put_in_order, title
+from .valid import ModelError, kind, put_in_order, title
+
+LARGEST = 1 << 24  # elements of x: more than devices hold, and no burden here
 
 
 class CannotEmbed(Exception):
@@ -51,17 +54,25 @@ def embed(
         ModelError: the file is no model.
         ValueError: an argument.
     """
-    read = reader(model)()
+    found, shape = layers(model, stored)
     if name is None:
-        name = Path(model).stem if isinstance(model, str | os.PathLike) else read.graph.name or "net"
-    found, shape = layers(read, stored)
+        name = Path(model).stem if isinstance(model, str | os.PathLike) else model.graph.name or "net"
     made = function(found, shape, name=name, inputs=inputs, samples=samples)
     return replace(made, notes=(*made.notes, _cost(found, shape, inputs))) if stored == "int8" else made
 
 
 def layers(model: Source, stored: str = "float32") -> tuple[list[Any], tuple[int, ...]]:
     """What `embed` makes C of: layers of `normcpu.embed`, for `simulate` say, and the shape of x."""
-    read = reader(model)()
+    again = reader(model)
+    try:
+        return _layers(again(), stored)
+    except (CannotEmbed, ModelError):
+        raise
+    except Exception as error:  # what is wrong with the model, where it is no valid one
+        raise invalid(again(), error) from error
+
+
+def _layers(read: ir.Model, stored: str) -> tuple[list[Any], tuple[int, ...]]:
     put_in_order(read)
     if read.functions:
         inline_functions(read)
@@ -115,6 +126,8 @@ def _static(x: ir.Value) -> tuple[int, ...]:
             raise CannotEmbed(f"input {x.name!r} must have known sizes, got {str(size)!r} on axis {axis}")
         if size < 1:
             raise CannotEmbed(f"input {x.name!r} must have sizes of at least 1, got {size} on axis {axis}")
+    if math.prod(sizes) > LARGEST:
+        raise CannotEmbed(f"input {x.name!r} must have at most {LARGEST} elements, got {sizes}")
     return tuple(int(size) for size in sizes)
 
 

@@ -117,10 +117,10 @@ def _once(again: Callable[[], ir.Model], options: Options) -> tuple[ir.Model, Re
         ranges = engine.watched.changed() if engine.watched is not None else []
         return model, Report(before, count_affine(engine.net), engine.records, ranges=ranges, external_data=external)
     except Exception as error:  # where nothing is wrong with the model it comes out as it is
-        raise _invalid(again(), error) from error
+        raise invalid(again(), error) from error
 
 
-def _invalid(model: ir.Model, error: Exception) -> Exception:
+def invalid(model: ir.Model, error: Exception) -> Exception:
     """What ONNX says is wrong with the model, if it is no valid one; the error as it is if it is."""
     if isinstance(error, ModelError):
         return error

@@ -70,13 +70,19 @@ class Sequential:
             part_of(pointwise.Activate(name, slope), (1,), False)
             self.layers[-1] = replace(last, activation=name, negative_slope=slope)
 
+    def weight(self, node: ir.Node) -> Any:
+        weight = constant_input(self.net, node, 1)
+        if weight is None:
+            raise Refused("it has no weight")
+        return weight
+
     def constant(self, node: ir.Node, index: int) -> Any:
         return constant_input(self.net, node, index)
 
 
 @reads("Conv")
 def _conv(to: Sequential, node: ir.Node) -> None:
-    weight = to.constant(node, 1)
+    weight = to.weight(node)
     strides, dilations = steps(node, weight.ndim - 2)
     padding = _padding(to, node, weight.shape[2:])
     bias, groups = to.constant(node, 2), integer(node, "group", 1)
@@ -87,7 +93,7 @@ def _conv(to: Sequential, node: ir.Node) -> None:
 def _gemm(to: Sequential, node: ir.Node) -> None:
     if integer(node, "transA"):
         raise Refused("its input is transposed")
-    weight = to.constant(node, 1)
+    weight = to.weight(node)
     weight = real(node, "alpha", 1.0) * (weight if integer(node, "transB") else weight.T)
     bias = to.constant(node, 2)
     if bias is not None:
@@ -99,7 +105,7 @@ def _gemm(to: Sequential, node: ir.Node) -> None:
 
 @reads("MatMul")
 def _matmul(to: Sequential, node: ir.Node) -> None:
-    weight = to.constant(node, 1)
+    weight = to.weight(node)
     if weight.ndim != 2:
         raise Refused(f"its weight has {weight.ndim} axes")
     to.append(layers.Linear(weight.T, stored=to.stored))
