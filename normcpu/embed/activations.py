@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import ACTIVATIONS as KNOWN
-from .._arrays import as_number
+from .._arrays import as_choice, as_number
 from .._types import Array
 from .helpers import expf, geluf, tanhf
 from .literals import literal
@@ -40,8 +40,7 @@ class Activation(NamedTuple):
 
 def activation_of(name: Any, negative_slope: float = 0.01) -> Activation:
     """By its name in normcpu, or None for none."""
-    if name not in KNOWN:
-        raise ValueError(f"activation must be None or one of {', '.join(filter(None, KNOWN))}, got {name!r}")
+    as_choice("activation", name, KNOWN)
     if name is None:
         return Activation("", lambda v: v)
     if name == "leaky_relu":
