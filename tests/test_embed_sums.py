@@ -175,6 +175,11 @@ def test_bad_calls(layer: Any, shape: Any, error: Any, message: str) -> None:
         embed.function(layer, shape)
 
 
+def test_results_beyond_float32() -> None:
+    with pytest.raises(ValueError, match="inputs must have results that are finite"):
+        embed.function(embed.Conv(W * np.float32(3e38)), X)
+
+
 def test_residual_is_for_norms() -> None:
     with pytest.raises(ValueError, match="residual must be False for Conv, got True"):
         embed.function(embed.Conv(W), X, residual=True)

@@ -67,7 +67,8 @@ def simulate(layer: Any, x: Readable) -> Array:
     """
     y = np.asarray(x, np.float32)
     for part in parts_of(layer, y.shape):
-        y = part.reference(y.reshape(part.shape))
+        with np.errstate(all="ignore"):
+            y = part.reference(y.reshape(part.shape))
     return y
 
 

@@ -19,6 +19,9 @@ def golden(plan: Plan, inputs: Array, residual: Array | None) -> str:
         tolerance.append(2 * error)  # both are within `error` of the exact result
     upper, name = plan.name.upper(), plan.name
     arrays = {"input": inputs, "expected": np.stack(expected), "tolerance": _rounded(np.stack(tolerance))}
+    for role in ("expected", "tolerance"):
+        if not np.isfinite(arrays[role]).all():
+            raise ValueError(f"inputs must have results that are finite, got {role} values beyond float32: give others")
     if residual is not None:
         arrays["residual"] = residual
     about = [
@@ -68,7 +71,8 @@ def outputs(plan: Plan, x: Array, residual: Array | None = None) -> tuple[Array,
         part = step.part
         x = x.reshape(part.shape)
         error = error if isinstance(error, float) else error.reshape(part.shape)
-        x, error = part.reference(x, residual), part.error(x, residual, error)
+        with np.errstate(all="ignore"):
+            x, error = part.reference(x, residual), part.error(x, residual, error)
         residual = None
     return x, np.broadcast_to(error, x.shape)
 
