@@ -12,6 +12,8 @@
  * same data pointer, shape and strides, where the function says so.  None of this is checked: an output that
  * overlaps otherwise has wrong numbers in it, and a wrong pointer is what it always is in C.
  *
+ * Machines.  32 or 64 bits, little-endian, IEEE float and double as they are written: no -ffast-math.
+ *
  * Numbers.  Results do not depend on the instruction set, the number of threads, the alignment or the strides within
  * a view (channel-major or channels-last), bit for bit.  They are right for every finite input, for f64 up to 1e150;
  * NaN and infinity stay in their channel.  Only the argument of an activation, and of it each term (x - mean) * scale,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C library without Python: CMake's build, what pkg-config says and the single file, and the bits of all of them."""
+"""The C library without Python: CMake's build, pkg-config's answers, the single file, and the bits of all."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from normcpu import _core
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples/c"
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"]
-IGNORED = re.compile(r"-(O\w|g0|DNDEBUG|fPIC|[IW].*|DNCPU_EXPORTS|DNCPU_HAVE_OPENMP)$")  # do not change what is computed
+IGNORED = re.compile(r"-(O\w|g0|DNDEBUG|fPIC|[IW].*|DNCPU_EXPORTS|DNCPU_HAVE_OPENMP)$")  # change no number
 LARGEST = 200_000  # bytes of the single file, compiled for size
 pytestmark = [
     pytest.mark.slow,  # compilers
-    pytest.mark.skipif(not (ROOT / "CMakeLists.txt").exists(), reason="the tests of an installed package have no sources"),
+    pytest.mark.skipif(not (ROOT / "CMakeLists.txt").exists(), reason="there are no sources here"),
 ]
 
 
