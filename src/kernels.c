@@ -54,13 +54,15 @@ CONVERSIONS(bf16, ncpu_bf16)
 #undef CONVERSIONS
 #include "kernels/random.inc"
 
-/* Element i behind p, bytes of a T, and whether the data is double. */
+/* Where element i behind p is, the number there in an array of R, bytes of a T, and whether the data is double. */
 #if NCPU_SMALL
 #define AT(p, i) ((p) + (ptrdiff_t)(i) * _Generic(*(p), ncpu_any: ncpu_any_size, ncpu_any_real: ncpu_any_size == 8 ? 8 : 4, default: 1))
+#define REAL(p, i) _Generic((const R *)0, const ncpu_any_real *: ncpu_any_real_at, const float *: ncpu_float_at)(p, i)
 #define SIZE(T) _Generic((T *)0, ncpu_any *: (size_t)ncpu_any_size, default: sizeof(T))
 #define IS_DOUBLE (sizeof(S) == 8 && SIZE(T) == 8)
 #else
 #define AT(p, i) ((p) + (i))
+#define REAL(p, i) ((const R *)(p))[i]
 #define SIZE(T) sizeof(T)
 #define IS_DOUBLE (sizeof(T) == 8)
 #endif
@@ -156,10 +158,11 @@ CONVERSIONS(bf16, ncpu_bf16)
 #endif
 
 #define SET f64
-#define ROWS
 #define WITH_STEPS
 #if NCPU_SMALL
 #define ROWS_ALONE
+#else
+#define ROWS
 #endif
 #define T double
 #define P vd
@@ -200,12 +203,10 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define ROW_KERNELS(set) {norm_sums_##set, norm_rows_##set, norm_cols_##set, norm_grad_sums_##set, norm_grad_rows_##set}
 
 #ifdef NCPU_DEFINES_WIDE
+#if !NCPU_SMALL
 #define SET f32_wide
 #define WIDE
 #define ROWS
-#if NCPU_SMALL
-#define ROWS_ALONE
-#endif
 #define T float
 #define P vd
 #define V vd
@@ -213,9 +214,11 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define S double
 #define R float
 #include "kernels.inc"
+#endif
 
 #if NCPU_SMALL
 #define SET any_wide
+#define ROWS
 #define T ncpu_any
 #define R ncpu_any_real
 #else

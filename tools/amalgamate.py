@@ -24,7 +24,7 @@ INCLUDE = re.compile(r'^#include (?:"(.+)"|(NCPU_SIMD)).*\n', re.MULTILINE)
 COMMENT = re.compile(r"[ \t]*/\*.*?\*/", re.DOTALL)
 BLANK = re.compile(r"\n(\s*\n)+")
 # At file scope, which is where a line starts with a letter: a function, and what else a .c file may keep to itself.
-PARAMETERS = ("Y", "ROWS", "WITH_STEPS")  # those of kernels.inc that are asked for
+PARAMETERS = ("Y", "WITH_STEPS")  # those of kernels.inc that are asked for
 FUNCTION = re.compile(r"^(?!static|typedef|return)(?:extern )?(\w[\w \*]*?\b(ncpu_\w+)(?:\(|\[))", re.MULTILINE)
 OWN = re.compile(r"^static [\w \*]*?\b(\w+)(?:\(|\[| =|;)|^\} (\w+);|^typedef [^;{]*\(\*(\w+)\)", re.MULTILINE)
 ENUMERATOR = re.compile(r"^enum \{ (.*)\};", re.MULTILINE)

@@ -73,6 +73,11 @@ static __attribute__((noinline)) void vd_storen_any(ncpu_any *at, vd a, size_t n
 NCPU_ANY(vf, vf, VF_LANES)
 NCPU_ANY(vd, vd, VD_LANES)
 #undef NCPU_ANY
+static inline double ncpu_any_real_at(const void *p, size_t i)
+{
+    return ncpu_any_dtype == NCPU_F64 ? ((const double *)p)[i] : (double)((const float *)p)[i];
+}
+static inline float ncpu_float_at(const void *p, size_t i) { return ((const float *)p)[i]; }
 static inline vd vd_load_any_real(const ncpu_any_real *p) { return vd_loadn_any_real(p, VD_LANES); }
 
 #endif
