@@ -24,10 +24,10 @@ INCLUDE = re.compile(r'^#include (?:"(.+)"|(NCPU_SIMD)).*\n', re.MULTILINE)
 COMMENT = re.compile(r"[ \t]*/\*.*?\*/", re.DOTALL)
 BLANK = re.compile(r"\n(\s*\n)+")
 # At file scope, which is where a line starts with a letter: a function, and what else a .c file may keep to itself.
-PARAMETERS = ("Y", "WITH_STEPS")  # those of kernels.inc that are asked for
 FUNCTION = re.compile(r"^(?!static|typedef|return)(?:extern )?(\w[\w \*]*?\b(ncpu_\w+)(?:\(|\[))", re.MULTILINE)
 OWN = re.compile(r"^static [\w \*]*?\b(\w+)(?:\(|\[| =|;)|^\} (\w+);|^typedef [^;{]*\(\*(\w+)\)", re.MULTILINE)
 ENUMERATOR = re.compile(r"^enum \{ (.*)\};", re.MULTILINE)
+PARAMETERS = ("Y", "WITH_STEPS")  # of kernels.inc, where a copy without the other branch is much shorter
 FEATURE = re.compile(r"^#define _\w+_SOURCE.*\n", re.MULTILINE)
 
 TOP = """\
