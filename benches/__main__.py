@@ -16,7 +16,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.append(str(HERE.parent / "tests"))  # what errors are measured with
 
+import family  # noqa: E402
 import native  # noqa: E402
 import overhead  # noqa: E402
 import picture  # noqa: E402
@@ -135,9 +137,13 @@ def main():
     parser.add_argument("--filter", default="", help="shapes whose 'source shape dtype' contains this")
     parser.add_argument("--ops", nargs="+", choices=PASSES, default=list(PASSES), help="rows to show")
     parser.add_argument("--readme", action="store_true", help="also the README's table, in Markdown")
+    parser.add_argument("--family", action="store_true", help="only the table of the family, see family.py")
     parser.add_argument("--no-python", action="store_true", help="the C functions and their peers only")
     arguments = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
+    if arguments.family:
+        print(family.table(arguments.smoke, arguments.filter))
+        return
     problems = shapes.select(arguments.smoke, arguments.all, arguments.filter)
     rows = []
     for threads in arguments.threads:
@@ -148,6 +154,7 @@ def main():
     print(__doc__)
     report = show(rows) + "\n\nShort of the target:\n" + show_short(rows)
     if not arguments.no_python:
+        report += "\n\n" + family.table(arguments.smoke, arguments.filter)
         report += "\n\n" + tabulate(overhead.table(), ("", "measured", "at most"), tablefmt="simple")
     if arguments.readme:
         report += "\n\n" + show_readme(rows)

@@ -199,7 +199,8 @@ static ncpu_status layer_norm_backward(view *v)
     const bench_problem *p = v->p;
     const ncpu_row_norm norm = {.axes = LAST, .weight = p->weight, .eps = EPS};
     ncpu_array x = array(v, p->x), dy = array(v, p->dy), dx = array(v, p->dx);
-    return ncpu_layer_norm_backward(&dy, &x, &norm, p->row_mean, p->row_var, NULL, &dx, p->dweight, p->dbias);
+    return ncpu_layer_norm_backward(&dy, &x, &norm, p->row_mean, p->row_var, NCPU_NONE, NULL, NULL, NULL, &dx, NULL,
+                                    p->dweight, p->dbias);
 }
 
 static void run_view(void *context)

@@ -203,6 +203,8 @@ typedef struct {
     const void *weight, *bias; /* real (width), or NULL for ones and zeros */
     int plus_one;              /* the factor is 1 + weight, rounded to real */
     double eps;                /* at least 0 */
+    const uint8_t *valid;      /* NULL, or (rows, width): 1 where an element has a say in mean and var, else 0; they are 0
+                                  and NaN in a row where none has */
 } ncpu_row_norm;
 
 /* Where y is u8 or i8: y = round(v / scale) + zero_point, ties to even, within the range of y's dtype; NaN becomes its
@@ -220,25 +222,29 @@ typedef struct {
  *
  * x: f32, f64, f16, bf16.  y: shape and dtype of x, or u8 and i8 with quantization (not of f64: UNSUPPORTED).  added, sum:
  * shape and dtype of x, or both NULL.  y may be x, added, or the epilogue's residual; sum may be x or added; y and sum
- * are apart.  epilogue: NULL for none; a mask is UNSUPPORTED.  mean, var: double (rows), OUT, or NULL. */
+ * are apart.  epilogue: NULL for none; the bits of its mask are (rows, ceil(width/8)), UNSUPPORTED with quantization.
+ * mean, var: double (rows), OUT, or NULL. */
 ncpu_status ncpu_layer_norm(const ncpu_array *x, const ncpu_row_norm *norm, const ncpu_array *added,
                             const ncpu_array *sum, const ncpu_epilogue *epilogue,
                             const ncpu_quantization *quantization, const ncpu_array *y, double *mean, double *var);
 
-/* Its gradients where act is NONE.  With inv = 1/sqrt(var + eps), normal = (s - mean) * inv and g = dy * factor, of each
- * row:
+/* Its gradients.  With p = dy where the forward's relu passed, else 0, inv = 1/sqrt(var + eps), normal = (s - mean) * inv
+ * and g = p * factor, of each row:
  *
  *     dx = inv * (g - mean(g) - normal * mean(g * normal)) + dsum         (rms: without mean(g))
- *     dweight = sum(dy * normal)      dbias = sum(dy)                     over the rows
+ *     dweight = sum(p * normal)      dbias = sum(p)                       over the rows      dresidual = p
  *
- * dx is the gradient of x and of added alike, dy that of the epilogue's residual.
+ * dx is the gradient of x and of added alike.  With `valid`, mean() is the sum over all of a row by the number of elements
+ * that have a say, and dx = inv * g + dsum for those that have none.
  *
- * dy, s, dx, dsum: the same shape and dtype (f32, f64, f16, bf16); s as the forward normalized it.  mean, var: double
- * (rows), as the forward gave them; mean is not read for rms.  dsum: what reached s beside the norm, or NULL.  dx: OUT; it
- * may be dy or dsum.  dweight, dbias: OUT, real (width), or NULL. */
+ * dy, s, y, dsum, dx, dresidual: the same shape and dtype (f32, f64, f16, bf16); s as the forward normalized it.  mean, var:
+ * double (rows), as the forward gave them; mean is not read for rms.  activation, y, mask: as for ncpu_batch_norm_backward.
+ * dsum: what reached s beside the norm, or NULL.  dx: OUT; it may be dy or dsum.  dresidual: OUT, or NULL; it may be dy
+ * where dx is not.  dweight, dbias: OUT, real (width), or NULL. */
 ncpu_status ncpu_layer_norm_backward(const ncpu_array *dy, const ncpu_array *s, const ncpu_row_norm *norm,
-                                     const double *mean, const double *var, const ncpu_array *dsum,
-                                     const ncpu_array *dx, void *dweight, void *dbias);
+                                     const double *mean, const double *var, ncpu_activation activation,
+                                     const ncpu_array *y, const uint8_t *mask, const ncpu_array *dsum,
+                                     const ncpu_array *dx, const ncpu_array *dresidual, void *dweight, void *dbias);
 
 /* Statistics as a value.  mean + mean_tail is the mean to nearly twice double's precision, m2 + m2_tail the sum of
  * squared differences from it, so that merging many parts loses next to nothing: however data is cut, the mean is

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import _core
 from ._foreign import refuse_special, to_ndarray
-from ._types import Array, Bits, Quantization
+from ._types import Array, Quantization
 
 T = TypeVar("T")
 
@@ -214,30 +214,6 @@ def output_for(
     check_in_place(of, array, {name: like, **same})
     check_apart((of,), {of: array, **apart})
     return array
-
-
-def as_mask(value: Any, shape: tuple[int, ...]) -> Bits:
-    """The bits of a forward pass, side by side as C reads them."""
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"mask must be a numpy.ndarray, got {type(value).__name__}")
-    refuse_special("mask", value)
-    if value.shape != shape:
-        raise ValueError(f"mask must have shape {shape}, got {value.shape}")
-    if value.dtype != np.uint8:
-        raise TypeError(f"mask must be uint8, got {value.dtype}")
-    return np.ascontiguousarray(value)
-
-
-def mask_shape(x: Array, axis: int) -> tuple[int, ...]:
-    """One bit per element, each row of the view padded to whole bytes: see ncpu_epilogue.mask."""
-    n, c, s = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
-    return (n * s, -(-c // 8)) if _core.is_channels_last(x, axis) else (n, c, -(-s // 8))
-
-
-def new_mask(x: Array, axis: int, activation: Any) -> Bits:
-    if activation != "relu":
-        raise ValueError(f"activation must be 'relu' for return_mask, got {activation!r}")
-    return np.zeros(mask_shape(x, axis), np.uint8)
 
 
 def _overlaps_itself(array: Array) -> bool:

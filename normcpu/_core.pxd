@@ -48,6 +48,7 @@ cdef extern from "normcpu.h" nogil:
         const void *bias
         int plus_one
         double eps
+        const uint8_t *valid
     ctypedef struct ncpu_quantization:
         float scale
         int zero_point
@@ -55,7 +56,8 @@ cdef extern from "normcpu.h" nogil:
     ncpu_status ncpu_layer_norm(const ncpu_array *, const ncpu_row_norm *, const ncpu_array *, const ncpu_array *,
                                 const ncpu_epilogue *, const ncpu_quantization *, const ncpu_array *, double *, double *)
     ncpu_status ncpu_layer_norm_backward(const ncpu_array *, const ncpu_array *, const ncpu_row_norm *, const double *,
-                                         const double *, const ncpu_array *, const ncpu_array *, void *, void *)
+                                         const double *, ncpu_activation, const ncpu_array *, const uint8_t *,
+                                         const ncpu_array *, const ncpu_array *, const ncpu_array *, void *, void *)
     ctypedef struct ncpu_threading:
         pass
     int ncpu_is_channels_last(const ncpu_array *, int)

@@ -165,11 +165,13 @@ def layer_norm(
     bias: _Array | None,
     plus_one: bool,
     eps: float,
+    valid: _Array | None,
     added: _Array | None,
     total: _Array | None,
     activation: int,
     negative_slope: float,
     residual: _Array | None,
+    mask: _Array | None,
     y: _Array,
     mean: _Float64s | None,
     var: _Float64s | None,
@@ -185,13 +187,21 @@ def layer_norm_backward(
     weight: _Array | None,
     plus_one: bool,
     eps: float,
+    valid: _Array | None,
     mean: _Float64s | None,
     var: _Float64s,
+    activation: int,
+    y: _Array | None,
+    mask: _Array | None,
     dsum: _Array | None,
     dx: _Array,
+    dresidual: _Array | None,
     dweight: _Array | None,
     dbias: _Array | None,
 ) -> None: ...
+def group_norm_plain(
+    x: object, num_groups: object, weight: object, bias: object, eps: object, channel_axis: object, out: object, /
+) -> _Array | None: ...
 def layer_norm_plain(
     x: object, normalized_shape: object, weight: object, bias: object, eps: object, rms: bool, out: object, /
 ) -> _Array | None: ...

@@ -12,6 +12,8 @@ from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
+from libc.float cimport DBL_EPSILON as DOUBLE_EPS
+from libc.float cimport FLT_EPSILON as FLOAT_EPS
 from libc.math cimport isfinite
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
@@ -72,48 +74,6 @@ def is_channels_last(cnp.ndarray x not None, int channel_axis):
     describe(x, &view)
     channels_of(&view, channel_axis)
     return bool(ncpu_is_channels_last(&view, channel_axis))
-
-
-@cython.binding(False)
-def batch_norm_plain(x, running_mean, running_var, weight, bias, eps, channel_axis, out):
-    """y, or None where an argument is not of the plainest kind: C-contiguous x and out of f32 (f64) with parameters
-    of f32 (f64), all exactly numpy.ndarray, eps exactly a float and channel_axis exactly an int.  An out that may
-    be wrong (only x itself shares memory with it) is not plain either: as_output knows what to say of it."""
-    if not (cnp.PyArray_CheckExact(x) and PyFloat_CheckExact(eps) and PyLong_CheckExact(channel_axis)):
-        return None
-    cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>x), ndim = cnp.PyArray_NDIM(<cnp.ndarray>x)
-    cdef double epsilon = eps
-    cdef int overflow = 0
-    cdef long axis = PyLong_AsLongAndOverflow(channel_axis, &overflow)
-    axis += ndim if axis < 0 else 0
-    if not ((number == cnp.NPY_FLOAT or number == cnp.NPY_DOUBLE) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)
-            and 2 <= ndim <= NCPU_MAX_NDIM and 0 <= axis < ndim and not overflow and epsilon >= 0 and isfinite(epsilon)):
-        return None
-    cdef cnp.npy_intp c = cnp.PyArray_DIMS(<cnp.ndarray>x)[axis]
-    if not (is_vector(running_mean, number, c) and is_vector(running_var, number, c)
-            and (weight is None or is_vector(weight, number, c)) and (bias is None or is_vector(bias, number, c))):
-        return None
-    if out is not None and not (
-            cnp.PyArray_CheckExact(out) and cnp.PyArray_ISCARRAY(<cnp.ndarray>out)
-            and cnp.PyArray_TYPE(<cnp.ndarray>out) == number and cnp.PyArray_SAMESHAPE(<cnp.ndarray>out, <cnp.ndarray>x)
-            and (cnp.PyArray_DATA(<cnp.ndarray>out) == cnp.PyArray_DATA(<cnp.ndarray>x) or not bounds_meet(out, x))
-            and not (bounds_meet(out, running_mean) or bounds_meet(out, running_var)
-                     or bounds_meet(out, weight) or bounds_meet(out, bias))):
-        return None
-
-    cdef cnp.ndarray y = out if out is not None else cnp.PyArray_SimpleNew(ndim, cnp.PyArray_DIMS(<cnp.ndarray>x), number)
-    cdef ncpu_array source, target
-    cdef ncpu_status status
-    cdef void *mean = cnp.PyArray_DATA(<cnp.ndarray>running_mean)
-    cdef void *var = cnp.PyArray_DATA(<cnp.ndarray>running_var)
-    cdef void *gamma = NULL if weight is None else cnp.PyArray_DATA(<cnp.ndarray>weight)
-    cdef void *beta = NULL if bias is None else cnp.PyArray_DATA(<cnp.ndarray>bias)
-    describe(x, &source)
-    describe(y, &target)
-    with nogil:
-        status = ncpu_batch_norm(&source, <int>axis, mean, var, gamma, beta, epsilon, NULL, &target)
-    check(status)
-    return y
 
 
 def batch_norm(cnp.ndarray x not None, int channel_axis, mean, var, weight, bias, double eps, int activation,
@@ -292,6 +252,7 @@ def moments_merge(Py_ssize_t c, int64_t into_count, into, int64_t count, part):
         ncpu_moments_merge(c, into_count, &whole, count, &other)
 
 
+include "_plain.pxi"
 include "_groups.pxi"
 include "_rows.pxi"
 include "_dropout.pxi"

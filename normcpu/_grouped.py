@@ -20,13 +20,12 @@ from ._arrays import (
     as_array,
     as_choice,
     as_like,
-    as_mask,
     as_number,
     as_parameter,
     output_for,
     real_of,
 )
-from ._foreign import refuse_special
+from ._masks import as_mask, check_undone, new_mask
 from ._types import Array, BatchNormGradients, Bits, Float64s
 
 
@@ -94,9 +93,7 @@ def normalize(
     code, slope = as_activation(activation, negative_slope, x)
     others = {"weight": gamma, "bias": beta, "mask": g.valid, **(apart or {})}
     y = output_for(out, "x", x, x.dtype, {"residual": added}, others)
-    if return_bits and activation != "relu":
-        raise ValueError(f"activation must be 'relu' for return_mask, got {activation!r}")
-    bits = np.zeros(bits_shape(g), np.uint8) if return_bits else None
+    bits = new_mask(bits_shape(g), activation) if return_bits else None
     mean, var = given or (np.empty(g.shape), np.empty(g.shape))
     if x.size:
         _core.group_norm(
@@ -129,8 +126,7 @@ def gradients(
     center, spread = as_statistics("mean", mean, g.shape), as_statistics("var", var, g.shape)
     gamma, eps = as_parameter("weight", weight, channels, real), as_number("eps", eps, 0.0)
     relu = as_choice("activation of the backward pass", activation, {None: 0, "relu": 1})
-    if relu and (output is None) == (mask is None):
-        raise ValueError(f"activation='relu' needs y or mask, got {'neither' if mask is None else 'both'}")
+    check_undone(relu, output, mask)
     bits = None if mask is None else as_mask(mask, bits_shape(g))
     inputs = {"x": x, "y": output, "mask": bits, "mean": center, "var": spread, "weight": gamma}
     dx = output_for(out, "dy", gradient, x.dtype, {}, {**inputs, "statistics_mask": g.valid})
@@ -181,28 +177,6 @@ def unpacked(bits: Bits, g: Grouped) -> Array:
         flat = flat if last else np.moveaxis(flat.reshape(before[0], c, s), 1, -1)
         return np.moveaxis(flat.reshape(*before, *after, c), -1, g.axis)
     return flat.reshape(g.x.shape)
-
-
-def as_positions(mask: Any, x: Array, axis: int, parts: int, part: str = "sample", name: str = "mask") -> Bits | None:
-    """`mask`, the argument `name`, as bytes (parts * positions); every part must have a position that counts."""
-    if mask is None:
-        return None
-    if not isinstance(mask, np.ndarray):
-        raise TypeError(f"{name} must be a numpy.ndarray, got {type(mask).__name__}")
-    refuse_special(name, mask)
-    shape = tuple(extent for i, extent in enumerate(x.shape) if i != axis)
-    if mask.dtype != np.bool_:
-        raise TypeError(f"{name} must be bool, True where a position counts, got {mask.dtype}")
-    if mask.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, that of x without its channels, got {mask.shape}")
-    if x.size:
-        empty = np.flatnonzero(~mask.reshape(parts, -1).any(1))
-        if empty.size:
-            more = f" and {empty.size - 1} more" if empty.size > 1 else ""
-            raise ValueError(
-                f"{name} must leave each {part} a position to measure, got none in {part} {empty[0]}{more}"
-            )
-    return np.ascontiguousarray(mask).view(np.uint8).reshape(-1)
 
 
 def update_running(

@@ -58,6 +58,8 @@ from .layers import (
     InstanceNorm3d,
     LayerNorm,
     LocalResponseNorm,
+    LpNormalization,
+    MeanVarianceNormalization,
     RMSNorm,
 )
 from .optim import SGD, AdamW
@@ -90,7 +92,9 @@ __all__ = [
     "InstanceNorm3d",
     "LayerNorm",
     "LocalResponseNorm",
+    "LpNormalization",
     "MeanVar",
+    "MeanVarianceNormalization",
     "Moments",
     "Quantization",
     "RMSNorm",

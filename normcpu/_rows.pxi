@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Normalization of rows.  Part of _core.pyx.
 
-cdef int norm_of(const ncpu_array *x, bytes axes, bint rms, weight, bias, bint plus_one, double eps,
+cdef int norm_of(const ncpu_array *x, bytes axes, bint rms, weight, bias, bint plus_one, double eps, valid,
                  ncpu_row_norm *norm, cnp.npy_intp *rows) except -1:
-    """axes: one byte per axis of x; weight and bias: real (width).  rows: how many there are."""
+    """axes: one byte per axis of x; weight and bias: real (width); valid: None or uint8 (rows * width).  rows: how many
+    there are."""
     cdef const uint8_t *inner = axes
     cdef cnp.npy_intp width = 1
     cdef int real = real_number(x)
@@ -22,6 +23,7 @@ cdef int norm_of(const ncpu_array *x, bytes axes, bint rms, weight, bias, bint p
     norm.eps = eps
     vector(weight, real, width, <void **>&norm.weight)
     vector(bias, real, width, <void **>&norm.bias)
+    vector(valid, cnp.NPY_UBYTE, rows[0] * width, <void **>&norm.valid)
     return 0
 
 
@@ -33,11 +35,11 @@ cdef const ncpu_array *described(cnp.ndarray array, ncpu_array *view, const ncpu
     return view
 
 
-def layer_norm(cnp.ndarray x not None, bytes axes, bint rms, weight, bias, bint plus_one, double eps,
+def layer_norm(cnp.ndarray x not None, bytes axes, bint rms, weight, bias, bint plus_one, double eps, valid,
                cnp.ndarray added, cnp.ndarray total, int activation, double negative_slope, cnp.ndarray residual,
-               cnp.ndarray y not None, mean, var, float scale, int zero_point, scales):
-    """total: for x + added.  mean, var: float64 (rows) or None.  Where y is bytes, scale and zero_point, or scales:
-    float32 (rows)."""
+               cnp.ndarray mask, cnp.ndarray y not None, mean, var, float scale, int zero_point, scales):
+    """total: for x + added.  mean, var: float64 (rows) or None.  mask: uint8 (rows, ceil(width / 8)) or None.  Where y is
+    bytes, scale and zero_point, or scales: float32 (rows)."""
     cdef ncpu_array source, target, other, to_total, epilogue_residual
     cdef ncpu_row_norm norm
     cdef ncpu_epilogue epilogue
@@ -48,13 +50,13 @@ def layer_norm(cnp.ndarray x not None, bytes axes, bint rms, weight, bias, bint 
     cdef void *to_var
     describe(x, &source)
     describe_like(y, &target, &source)
-    norm_of(&source, axes, rms, weight, bias, plus_one, eps, &norm, &rows)
+    norm_of(&source, axes, rms, weight, bias, plus_one, eps, valid, &norm, &rows)
     vector(mean, cnp.NPY_DOUBLE, rows, &to_mean)
     vector(var, cnp.NPY_DOUBLE, rows, &to_var)
     vector(scales, cnp.NPY_FLOAT, rows, <void **>&quantization.scales)
     quantization.scale = scale
     quantization.zero_point = zero_point
-    epilogue_of(&source, activation, negative_slope, residual, None, &epilogue_residual, &epilogue)
+    epilogue_of(&source, activation, negative_slope, residual, mask, &epilogue_residual, &epilogue)
     cdef const ncpu_array *other_or_null = described(added, &other, &source)
     cdef const ncpu_array *total_or_null = described(total, &to_total, &source)
     cdef bint to_bytes = target.dtype == NCPU_U8 or target.dtype == NCPU_I8
@@ -65,9 +67,11 @@ def layer_norm(cnp.ndarray x not None, bytes axes, bint rms, weight, bias, bint 
 
 
 def layer_norm_backward(cnp.ndarray dy not None, cnp.ndarray x not None, bytes axes, bint rms, weight, bint plus_one,
-                        double eps, mean, var not None, cnp.ndarray dsum, cnp.ndarray dx not None, dweight, dbias):
-    """mean: None for rms; mean, var: float64 (rows).  dweight, dbias: real (width) or None."""
-    cdef ncpu_array gradient, source, beside, target
+                        double eps, valid, mean, var not None, int activation, cnp.ndarray y, cnp.ndarray mask,
+                        cnp.ndarray dsum, cnp.ndarray dx not None, cnp.ndarray dresidual, dweight, dbias):
+    """mean: None for rms; mean, var: float64 (rows).  mask: uint8 (rows, ceil(width / 8)) or None.  dweight, dbias: real
+    (width) or None."""
+    cdef ncpu_array gradient, source, output, beside, target, to_residual
     cdef ncpu_row_norm norm
     cdef ncpu_status status
     cdef cnp.npy_intp rows, width
@@ -79,7 +83,7 @@ def layer_norm_backward(cnp.ndarray dy not None, cnp.ndarray x not None, bytes a
     describe(x, &source)
     describe_like(dy, &gradient, &source)
     describe_like(dx, &target, &source)
-    norm_of(&source, axes, rms, weight, None, plus_one, eps, &norm, &rows)
+    norm_of(&source, axes, rms, weight, None, plus_one, eps, valid, &norm, &rows)
     width = cnp.PyArray_SIZE(x) // rows if rows else 0
     real = real_number(&source)
     vector(mean, cnp.NPY_DOUBLE, rows, &center)
@@ -88,56 +92,12 @@ def layer_norm_backward(cnp.ndarray dy not None, cnp.ndarray x not None, bytes a
     vector(dbias, real, width, &to_bias)
     if center == NULL and not rms:
         raise ValueError("mean is needed")
+    cdef const ncpu_array *output_or_null = described(y, &output, &source)
     cdef const ncpu_array *beside_or_null = described(dsum, &beside, &source)
+    cdef const ncpu_array *to_residual_or_null = described(dresidual, &to_residual, &source)
+    cdef const uint8_t *bits = <const uint8_t *>data_of(mask)
     with nogil:
         status = ncpu_layer_norm_backward(&gradient, &source, &norm, <double *>center, <double *>spread,
-                                          beside_or_null, &target, to_weight, to_bias)
+                                          <ncpu_activation>activation, output_or_null, bits, beside_or_null, &target,
+                                          to_residual_or_null, to_weight, to_bias)
     check(status)
-
-
-@cython.binding(False)
-def layer_norm_plain(x, normalized_shape, weight, bias, eps, bint rms, out):
-    """y, or None where an argument is not of the plainest kind: as batch_norm_plain, with rows of the last axis."""
-    if not (cnp.PyArray_CheckExact(x) and PyFloat_CheckExact(eps)):
-        return None
-    if type(normalized_shape) is tuple and len(<tuple>normalized_shape) == 1:
-        normalized_shape = (<tuple>normalized_shape)[0]
-    if not PyLong_CheckExact(normalized_shape):
-        return None
-    cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>x), ndim = cnp.PyArray_NDIM(<cnp.ndarray>x)
-    cdef double epsilon = eps
-    cdef int overflow = 0
-    cdef long width = PyLong_AsLongAndOverflow(normalized_shape, &overflow)
-    if not ((number == cnp.NPY_FLOAT or number == cnp.NPY_DOUBLE) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)
-            and 1 <= ndim <= NCPU_MAX_NDIM and cnp.PyArray_DIMS(<cnp.ndarray>x)[ndim - 1] == width > 0
-            and not overflow and epsilon >= 0 and isfinite(epsilon) and cnp.PyArray_SIZE(<cnp.ndarray>x) > 0):
-        return None
-    if not ((weight is None or is_vector(weight, number, width)) and (bias is None or is_vector(bias, number, width))):
-        return None
-    if out is not None and not (
-        cnp.PyArray_CheckExact(out) and cnp.PyArray_TYPE(<cnp.ndarray>out) == number
-        and cnp.PyArray_ISCARRAY(<cnp.ndarray>out) and cnp.PyArray_SAMESHAPE(<cnp.ndarray>out, <cnp.ndarray>x)
-        and (out is x or not bounds_meet(out, x)) and not bounds_meet(out, weight) and not bounds_meet(out, bias)
-    ):
-        return None
-    cdef ncpu_array source, target
-    cdef ncpu_row_norm norm
-    cdef ncpu_status status
-    cdef uint8_t inner[NCPU_MAX_NDIM]
-    cdef object y = out
-    if y is None:
-        y = cnp.PyArray_EMPTY(ndim, cnp.PyArray_DIMS(<cnp.ndarray>x), number, 0)
-    describe(<cnp.ndarray>x, &source)
-    describe(<cnp.ndarray>y, &target)
-    memset(inner, 0, sizeof(inner))
-    inner[ndim - 1] = 1
-    norm.axes = inner
-    norm.rms = rms
-    norm.plus_one = 0
-    norm.eps = epsilon
-    norm.weight = NULL if weight is None else cnp.PyArray_DATA(<cnp.ndarray>weight)
-    norm.bias = NULL if bias is None else cnp.PyArray_DATA(<cnp.ndarray>bias)
-    with nogil:
-        status = ncpu_layer_norm(&source, &norm, NULL, NULL, NULL, NULL, &target, NULL, NULL)
-    check(status)
-    return y

@@ -79,9 +79,11 @@ class RowNormResult(NamedTuple):
     mean: Float64s | None  # of each row, broadcasting against x: layer_norm_backward takes them; 0 of rms_norm
     var: Float64s | None  # biased; of rms_norm the mean square
     scales: npt.NDArray[np.float32] | None  # of each row, broadcasting against y: y * scales is what was quantized
+    mask: Bits | None = None  # where relu passed its argument on; layer_norm_backward takes it
 
 
 class RowNormGradients(NamedTuple):
     dx: Array
     dweight: Array  # x's extents along the axes that were normalized over
     dbias: Array | None
+    dresidual: Array | None = None

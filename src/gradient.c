@@ -76,6 +76,13 @@ static ncpu_grad_source source_of(const ncpu_gradient *g, const tiles *t)
 
 /* ---- The sums ---- */
 
+/* Whether float is too small for a channel's sums, or its products: below 2^-126 each of at most 2^15 products may be off by
+ * 2^-150, which 1/sigma then makes large; from 2^-100 on that is nothing. */
+static int beyond_float(const ncpu_gradient *g, double p1, double p2)
+{
+    return !isfinite(p1) | !isfinite(p2) | (g->dtype != NCPU_F64 && p2 != 0 && fabs(p2) < 0x1p-100);
+}
+
 static void sum_box(const ncpu_gradient *g, const ncpu_box *box, size_t first, size_t channels, double *p1, double *p2,
                     char *scratch)
 {
@@ -85,12 +92,12 @@ static void sum_box(const ncpu_gradient *g, const ncpu_box *box, size_t first, s
                               .channel_stride = t.x.channel_stride, .row_stride = t.x.row_stride};
     const ncpu_kernel_set *sets[] = {&g->kernels->set[g->dtype], &g->kernels->wide[g->dtype]};
     (g->view->cols ? sets[0]->grad_measure_cols : sets[0]->grad_measure_runs)(&args, &source, g->start + first, p1, p2);
-    int overflow = 0; /* of float: the box again in double.  Channels with NaN or infinite data stay as they are. */
-    for (size_t j = 0; j < channels; j++) overflow |= !isfinite(p1[j]) | !isfinite(p2[j]);
-    if (!overflow) return;
+    int again = 0; /* in double.  Channels with NaN or infinite data stay as they are. */
+    for (size_t j = 0; j < channels; j++) again |= beyond_float(g, p1[j], p2[j]);
+    if (!again) return;
     double q1[NCPU_PAD], q2[NCPU_PAD];
     for (size_t j = 0; j < channels; j++) {
-        if (isfinite(p1[j]) && isfinite(p2[j])) continue;
+        if (!beyond_float(g, p1[j], p2[j])) continue;
         ncpu_grad_source one = source;
         ncpu_measure_args single = args;
         const ptrdiff_t size = (ptrdiff_t)g->x.size, at = (ptrdiff_t)j;

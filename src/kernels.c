@@ -92,10 +92,12 @@ CONVERSIONS(bf16, ncpu_bf16)
 #undef AS_FLOAT
 
 #define SET f32
-#define ROWS
 #define WITH_STEPS
 #if NCPU_SMALL
-#define ROWS_ALONE
+#define STEPS_ALONE
+#else
+#define ROWS
+#define WITH_BYTES
 #endif
 #define T float
 #define P vf
@@ -107,9 +109,12 @@ CONVERSIONS(bf16, ncpu_bf16)
 
 #if NCPU_SMALL
 #define SET any
+#define ROWS
+#define WITH_BYTES
 #define T ncpu_any
 #else
 #define SET f16
+#define SOME_ROWS
 #define T ncpu_f16
 #endif
 #define P vf
@@ -121,6 +126,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 
 #if !NCPU_SMALL
 #define SET bf16
+#define SOME_ROWS
 #define T ncpu_bf16
 #define P vf
 #define V vf
@@ -160,7 +166,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define SET f64
 #define WITH_STEPS
 #if NCPU_SMALL
-#define ROWS_ALONE
+#define STEPS_ALONE
 #else
 #define ROWS
 #endif
@@ -261,7 +267,10 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .apply_runs_i8 = apply_runs_i8, .apply_cols_i8 = apply_cols_i8,
     .scale_runs = {scale_runs_f32, scale_runs_f64, scale_runs_f16, scale_runs_bf16},
     .scale_cols = {scale_cols_f32, scale_cols_f64, scale_cols_f16, scale_cols_bf16},
-    .rows = {[NCPU_F32] = ROW_KERNELS(f32), [NCPU_F64] = ROW_KERNELS(f64)},
+    .rows = {[NCPU_F32] = ROW_KERNELS(f32), [NCPU_F64] = ROW_KERNELS(f64),
+             [NCPU_F16] = {.norm_sums = norm_sums_f16, .norm_rows = norm_rows_f16},
+             [NCPU_BF16] = {.norm_sums = norm_sums_bf16, .norm_rows = norm_rows_bf16}},
+    .norm_bytes = norm_bytes_f32,
     .wide_rows = ncpu_wide_rows,
     .to_floats = {[NCPU_F16] = to_floats_f16, [NCPU_BF16] = to_floats_bf16},
     .from_floats = {[NCPU_F16] = from_floats_f16, [NCPU_BF16] = from_floats_bf16},

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The gradients of layer and root mean square normalization.
+ * The gradients of layer and root mean square normalization.  What relu or a residual asks of dy, and what elements
+ * without a say need it for afterwards, is done to a copy of a group's rows, in cache.
  *
  * Sums over rows have an order that the shape fixes: `slice` rows are added in the data's own numbers, slices in double
  * within a chunk, and chunks in order. */
@@ -7,14 +8,16 @@
 #include <math.h>
 #include <string.h>
 
-#include "rows.h"
+#include "row_masks.h"
 
 enum { SLICE = 16, CHUNKS = 16, LEAST_CHUNK = 32 }; /* rows, but for CHUNKS */
 
 typedef struct {
     ncpu_rows rows;
     const ncpu_row_norm *norm;
-    ncpu_rows_array dy, s, dsum, dx;
+    ncpu_rows_array dy, s, y, dsum, dx, dresidual;
+    const uint8_t *mask;
+    int copied; /* dy */
     const void *weight;
     const double *mean, *var;
     int summed;
@@ -30,7 +33,7 @@ typedef struct {
     double *mean, *var, *start, *p1, *p2, *unused;
     void *center, *slope, *curve, *offset, *shift; /* real */
     uint8_t *outside, *also;
-    void *strips, *dy, *s, *dsum, *dx;
+    void *strips, *dy, *s, *y, *dsum, *dx, *dresidual, *copy;
     void *dy_floats, *s_floats, *dsum_floats, *dx_floats; /* of 16-bit data */
 } workspace;
 
@@ -46,6 +49,9 @@ static size_t lay_out(const job *j, char *memory, workspace *w)
     w->strips = ncpu_take(&a, j->summed ? 2 * j->padded * sizeof(double) : 0);
     w->dy = ncpu_take_rows(&j->rows, &j->dy, &a), w->s = ncpu_take_rows(&j->rows, &j->s, &a);
     w->dsum = ncpu_take_rows(&j->rows, &j->dsum, &a), w->dx = ncpu_take_rows(&j->rows, &j->dx, &a);
+    w->y = ncpu_take_rows(&j->rows, &j->y, &a), w->dresidual = ncpu_take_rows(&j->rows, &j->dresidual, &a);
+    const size_t elements = j->copied && !j->dresidual.given ? j->rows.group * j->rows.view.s : 0;
+    w->copy = ncpu_take(&a, elements * j->dy.operand.size);
     const size_t room = ncpu_float_room(&j->rows, j->rows.group * j->rows.view.s);
     w->dy_floats = ncpu_take(&a, room), w->s_floats = ncpu_take(&a, room), w->dx_floats = ncpu_take(&a, room);
     w->dsum_floats = ncpu_take(&a, j->dsum.given ? room : 0);
@@ -65,8 +71,37 @@ static ncpu_norm_grad_args from_row(const job *j, ncpu_norm_grad_args a, size_t 
     return a;
 }
 
+/* dy where relu passed, else 0. */
+static ncpu_tile undo(const job *j, const ncpu_tile *dy, const ncpu_box *box, const workspace *w)
+{
+    const ncpu_rows *r = &j->rows;
+    const size_t bytes = ncpu_row_bits(r->view.s);
+    ncpu_tile y = {0}, g = {w->copy, 0, (ptrdiff_t)r->view.s};
+    if (j->y.given) y = ncpu_tile_in(&j->y.operand, &r->view, box, w->y);
+    if (j->dresidual.given) g = ncpu_tile_out(&j->dresidual.operand, &r->view, box, w->dresidual);
+    r->kernels->set[r->stored].grad_apply_runs(&(ncpu_grad_apply_args){
+        .rows = box->rows, .len = r->view.s, .dresidual = g.data, .dresidual_stride = g.row_stride,
+        .g = {.dy = dy->data, .y = y.data, .mask = j->mask ? j->mask + box->row * bytes : NULL,
+              .dy_stride = dy->row_stride, .y_stride = y.row_stride, .mask_stride = (ptrdiff_t)bytes},
+        .center = w->center, .slope = w->slope, .curve = w->curve, .offset = w->offset}); /* of dx, which is not asked for */
+    if (j->dresidual.given) ncpu_tile_done(&j->dresidual.operand, &r->view, box, &g);
+    return g;
+}
+
+/* The count that a row's sums are divided by; where some elements have no say they are divided before. */
+static double count_of(const job *j) { return j->norm->valid ? 1 : (double)j->rows.view.s; }
+
+static void divide_sums(const job *j, size_t first, size_t rows, workspace *w)
+{
+    const size_t width = j->rows.view.s;
+    for (size_t i = 0; i < rows && j->norm->valid; i++) {
+        const double count = (double)ncpu_count_valid(width, j->norm->valid + (first + i) * width);
+        w->p1[i] /= count, w->p2[i] /= count;
+    }
+}
+
 /* w's coefficients of the rows; those that float cannot hold are marked. */
-static void settle(const job *j, const ncpu_norm_grad_args *a, size_t rows, workspace *w)
+static void settle(const job *j, const ncpu_norm_grad_args *a, size_t first, size_t rows, workspace *w)
 {
     const ncpu_kernel_set *set = &j->rows.kernels->set[j->rows.dtype];
     for (size_t i = 0; i < rows; i++)
@@ -81,9 +116,10 @@ static void settle(const job *j, const ncpu_norm_grad_args *a, size_t rows, work
         }
         if (j->norm->rms) w->p1[i] = 0;
     }
+    divide_sums(j, first, rows, w);
     const ncpu_grad_coefficients c = {
         .mean = w->mean, .var = w->var, .start = w->start, .p1 = w->p1, .p2 = w->p2, .eps = j->norm->eps,
-        .count = (double)j->rows.view.s, .training = 1, .center = w->center, .slope = w->slope, .curve = w->curve,
+        .count = count_of(j), .training = 1, .center = w->center, .slope = w->slope, .curve = w->curve,
         .offset = w->offset, .dweight = w->unused, .outside = w->also};
     set->grad_coefficients(&c, rows);
     for (size_t i = 0; i < rows; i++) w->outside[i] |= w->also[i];
@@ -99,8 +135,7 @@ static void apply_wide(const job *j, ncpu_norm_grad_args a, size_t row, const wo
     wide->coefficients(1, w->mean + row, NULL, w->var + row, j->norm->eps, NULL, NULL, center, slope, shift, outside);
     const ncpu_grad_coefficients c = {
         .mean = w->mean + row, .var = w->var + row, .start = w->start + row, .p1 = w->p1 + row, .p2 = w->p2 + row,
-        .eps = j->norm->eps, .count = (double)j->rows.view.s, .training = 1, .center = center, .slope = slope,
-        .curve = curve, .offset = offset, .dweight = unused, .outside = outside};
+        .eps = j->norm->eps, .count = count_of(j), .training = 1, .center = center, .slope = slope, .curve = curve, .offset = offset, .dweight = unused, .outside = outside};
     wide->grad_coefficients(&c, 1);
     a.center = center, a.slope = slope, a.curve = curve, a.offset = offset, a.shift = shift;
     a.rows = 1, a.shifted = a.certain = 1;
@@ -135,6 +170,7 @@ static void group(const job *j, size_t row, size_t rows, double *sums, char *scr
     const ncpu_tile dx = ncpu_tile_out(&j->dx.operand, &r->view, &box, w.dx);
     const ncpu_tile result = ncpu_is_half(r) ? (ncpu_tile){w.dx_floats, 0, (ptrdiff_t)width} : dx;
     if (j->dsum.given) dsum = ncpu_tile_in(&j->dsum.operand, &r->view, &box, w.dsum);
+    if (j->copied) dy = undo(j, &dy, &box, &w);
     dy = ncpu_as_floats(r, &dy, rows, width, w.dy_floats), s = ncpu_as_floats(r, &s, rows, width, w.s_floats);
     if (j->dsum.given) dsum = ncpu_as_floats(r, &dsum, rows, width, w.dsum_floats);
     for (size_t i = 0; i < rows; i++) w.mean[i] = j->norm->rms ? 0 : j->mean[row + i], w.var[i] = j->var[row + i];
@@ -143,13 +179,18 @@ static void group(const job *j, size_t row, size_t rows, double *sums, char *scr
         .dy_stride = dy.row_stride, .x_stride = s.row_stride, .dsum_stride = dsum.row_stride, .dx_stride = result.row_stride,
         .weight = j->weight, .center = w.center, .slope = w.slope, .curve = w.curve, .offset = w.offset, .shift = w.shift,
         .dweight = j->summed ? sums : NULL, .dbias = j->summed ? sums + j->padded : NULL, .strips = w.strips};
-    settle(j, &a, rows, &w);
+    settle(j, &a, row, rows, &w);
     a.shifted = ncpu_drop_shifts(w.shift, rows, r->dtype);
     for (size_t i = 0, end; i < rows; i = end) {
         for (end = i + 1; !w.outside[i] && end < rows && !w.outside[end] && end % SLICE;) end++;
         const ncpu_norm_grad_args some = from_row(j, a, i, end - i);
         if (w.outside[i]) apply_wide(j, some, i, &w);
         else apply(j, &some, i, &w);
+    }
+    for (size_t i = 0; i < rows && j->norm->valid; i++) {
+        const ncpu_norm_grad_args one = from_row(j, a, i, 1);
+        ncpu_bystanders_dx(r->dtype, width, j->norm->valid + (row + i) * width,
+                           &(ncpu_bystanders){one.dy, one.dsum, j->weight, one.dx, w.var[i], j->norm->eps});
     }
     ncpu_from_floats(r, &result, &dx, rows, width);
     ncpu_tile_done(&j->dx.operand, &r->view, &box, &dx);
@@ -183,22 +224,30 @@ static void store(const job *j, void *to, const double *sums)
         else ((float *)to)[i] = (float)sums[i];
 }
 
-static ncpu_status bring(job *j, const ncpu_array *dy, const ncpu_array *s, const ncpu_array *dsum, const ncpu_array *dx)
+static ncpu_status bring(job *j, const ncpu_array *dy, const ncpu_array *s, const ncpu_array *y, const ncpu_array *dsum,
+                         const ncpu_array *dx, const ncpu_array *dresidual)
 {
     ncpu_status status = ncpu_plan_rows(&j->rows, s, j->norm->axes, ncpu_cached_bytes() / 4);
     if (!status) status = ncpu_bring_rows(&j->rows, s, s, s->dtype, &j->s);
     if (!status) status = ncpu_bring_rows(&j->rows, dy, s, s->dtype, &j->dy);
     if (!status) status = ncpu_bring_rows(&j->rows, dsum, s, s->dtype, &j->dsum);
     if (!status) status = ncpu_bring_rows(&j->rows, dx, s, s->dtype, &j->dx);
+    if (!status) status = ncpu_bring_rows(&j->rows, y, s, s->dtype, &j->y);
+    if (!status) status = ncpu_bring_rows(&j->rows, dresidual, s, s->dtype, &j->dresidual);
+    if (j->norm->valid) j->dsum.operand.direct = 0; /* wanted after dx is written, and it may be dx */
     return status;
 }
 
 ncpu_status ncpu_layer_norm_backward(const ncpu_array *dy, const ncpu_array *s, const ncpu_row_norm *norm,
-                                     const double *mean, const double *var, const ncpu_array *dsum,
-                                     const ncpu_array *dx, void *dweight, void *dbias)
+                                     const double *mean, const double *var, ncpu_activation activation,
+                                     const ncpu_array *y, const uint8_t *mask, const ncpu_array *dsum,
+                                     const ncpu_array *dx, const ncpu_array *dresidual, void *dweight, void *dbias)
 {
-    job j = {.norm = norm, .mean = mean, .var = var, .summed = dweight || dbias};
-    ncpu_status status = bring(&j, dy, s, dsum, dx);
+    if (activation != NCPU_NONE && activation != NCPU_RELU) return NCPU_ERROR_UNSUPPORTED;
+    if ((activation == NCPU_RELU) != (y || mask) || (y && mask)) return NCPU_ERROR_ARGUMENT;
+    job j = {.norm = norm, .mean = mean, .var = var, .mask = mask, .copied = y || mask || dresidual || norm->valid,
+             .summed = dweight || dbias};
+    ncpu_status status = bring(&j, dy, s, y, dsum, dx, dresidual);
     const ncpu_view *v = &j.rows.view;
     if (status || v->s == 0) return status;
 

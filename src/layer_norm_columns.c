@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "layer_norm.h"
+#include "row_masks.h"
 
 enum { LEAST_TILE = 64, MOST_TILE = 1024 }; /* columns */
 
@@ -217,6 +218,8 @@ void ncpu_norm_tile(const ncpu_norm_job *j, size_t unit, char *scratch)
         for (end = i + 1; !w.outside[i] && end < columns && !w.outside[end];) end++;
         apply(j, args, i, end - i, &w);
     }
+    if (j->epilogue.mask)
+        ncpu_bits_of_columns(r, &result, r->view.n, columns, j->epilogue.mask + box.at * ncpu_row_bits(r->view.n));
     if (j->quantization) quantize(j, &y, box.at, columns, &w);
     else ncpu_from_floats(r, &result, &y, r->view.n, columns);
     done(j, &j->y.operand, &box, &y);

@@ -51,6 +51,16 @@ const void *ncpu_row_weight(const ncpu_row_norm *norm, ncpu_dtype dtype, size_t 
     return room;
 }
 
+void ncpu_set_identity(ncpu_dtype dtype, ncpu_apply_args *args)
+{
+    static const float single[3] = {0, 1, 0};
+    static const double twice[3] = {0, 1, 0};
+    const int wide = dtype == NCPU_F64;
+    args->center = wide ? (const void *)twice : single;
+    args->scale = wide ? (const void *)(twice + 1) : single + 1;
+    args->shift = wide ? (const void *)(twice + 2) : single + 2;
+}
+
 int ncpu_drop_shifts(void *shifts, size_t rows, ncpu_dtype dtype)
 {
     int any = 0;

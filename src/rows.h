@@ -59,6 +59,9 @@ const void *ncpu_row_weight(const ncpu_row_norm *norm, ncpu_dtype dtype, size_t 
  * need not add it: whether a row does follows from the row alone.  Returns whether any does. */
 int ncpu_drop_shifts(void *shifts, size_t rows, ncpu_dtype dtype);
 
+/* x * 1 + 0, exactly: what is left is a sum with a residual, or relu's bits. */
+void ncpu_set_identity(ncpu_dtype dtype, ncpu_apply_args *args);
+
 static inline const void *ncpu_moved(const void *p, ptrdiff_t elements, size_t size)
 {
     return p ? (const char *)p + elements * (ptrdiff_t)size : NULL;

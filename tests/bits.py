@@ -227,6 +227,23 @@ def layer_norm_backward(i: Inputs) -> tuple[Any, ...]:
     return tuple(normcpu.layer_norm_backward(i.dy, i.x, stats.mean, stats.var, i.x.shape[-1], weight, dsum=i.residual))
 
 
+def masked_rows(i: Inputs) -> tuple[Any, ...]:
+    """Of two elements out of three, with relu and its bits, there and back."""
+    weight, bias = row_parameters(i)
+    chosen = np.arange(i.x.shape[-1]) % 3 != 1
+    more: dict[str, Any] = {
+        "activation": "relu",
+        "residual": i.residual,
+        "mask": chosen.reshape((1,) * (i.x.ndim - 1) + (-1,)),
+    }
+    made = normcpu.layer_norm(i.x, i.x.shape[-1], weight, bias, return_stats=True, return_mask=True, **more)
+    back = normcpu.layer_norm_backward(
+        i.dy, i.x, made.mean, made.var, i.x.shape[-1], weight, activation="relu", mask=made.mask,
+        statistics_mask=more["mask"], residual=True,
+    )  # fmt: skip
+    return made.y, made.mean, made.var, made.mask, *back
+
+
 def rms_norm_backward(i: Inputs) -> tuple[Any, ...]:
     weight, _ = row_parameters(i)
     var = normcpu.rms_norm(i.x, i.x.shape[-1], return_stats=True).var
@@ -268,6 +285,7 @@ OPERATIONS: dict[str, Callable[[Inputs], tuple[Any, ...]]] = {
     "rows backward": layer_norm_backward,
     "add_rms_norm": add_rms_norm,
     "rms_norm backward": rms_norm_backward,
+    "rows masked": masked_rows,
     "quantized rows": quantized_rows,
     "dropout": lambda i: normcpu.dropout(i.x, 0.3, rng=5, return_mask=True),
     "dropout alpha": lambda i: normcpu.alpha_dropout(i.x, 0.1, rng=6, return_mask=True),

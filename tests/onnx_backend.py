@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import normcpu
+from normcpu._types import RowNormResult
 
 Array = np.ndarray
 
@@ -52,19 +53,45 @@ def mean_variance_normalization(x: Array, axes: tuple[int, ...] = (0, 2, 3)) -> 
     return [normcpu.mean_variance_normalization(x, tuple(axes))]
 
 
-# (inputs, attributes) -> outputs; an input that is left out is None.
+def layer_normalization(
+    x: Array, scale: Array, bias: Array | None = None, axis: int = -1, epsilon: float = 1e-5, **_precision: Any
+) -> list[Array]:
+    """Over the axes from `axis` on; the second and third result are mean and 1 / sqrt(var + epsilon)."""
+    made = normcpu.layer_norm(x, x.shape[axis:], scale, bias, epsilon, return_stats=True)
+    assert isinstance(made, RowNormResult)
+    assert made.mean is not None
+    assert made.var is not None
+    return [made.y, made.mean.astype(np.float32), (1 / np.sqrt(made.var + epsilon)).astype(np.float32)]
+
+
+def rms_normalization(x: Array, scale: Array, axis: int = -1, epsilon: float = 1e-5, **_precision: Any) -> list[Array]:
+    y = normcpu.rms_norm(x, x.shape[axis:], scale, epsilon)
+    assert isinstance(y, np.ndarray)
+    return [y]
+
+
+def dropout(x: Array, ratio: Array | float = 0.5, training: Array | bool = False, seed: int = 0) -> list[Array]:
+    """The second result is True where an element was kept."""
+    y, bits = normcpu.dropout(x, float(ratio), bool(training), rng=seed, return_mask=True)
+    return [y, np.unpackbits(bits, count=x.size, bitorder="little").reshape(x.shape) == 1]
+
+
+# (inputs, attributes) -> outputs, of which a node may want the first ones only; an input that is left out is None.
 OPERATIONS: dict[str, Callable[..., list[Array]]] = {
     "BatchNormalization": batch_normalization,
+    "Dropout": dropout,
     "GroupNormalization": group_normalization,
     "InstanceNormalization": instance_normalization,
     "LRN": lrn,
+    "LayerNormalization": layer_normalization,
     "LpNormalization": lp_normalization,
     "MeanVarianceNormalization": mean_variance_normalization,
+    "RMSNormalization": rms_normalization,
 }
 # How many node tests of each there were when this was written: later versions of onnx may have more.
 PUBLISHED = {
-    "BatchNormalization": 4, "GroupNormalization": 2, "InstanceNormalization": 2, "LRN": 2, "LpNormalization": 6,
-    "MeanVarianceNormalization": 1,
+    "BatchNormalization": 4, "Dropout": 12, "GroupNormalization": 2, "InstanceNormalization": 2, "LRN": 2,
+    "LayerNormalization": 19, "LpNormalization": 6, "MeanVarianceNormalization": 1, "RMSNormalization": 19,
 }  # fmt: skip
 
 
@@ -94,12 +121,23 @@ def check(case: Any) -> str:
     [node] = case.model.graph.node
     for inputs, outputs in case.data_sets:
         given = dict(zip((i.name for i in case.model.graph.input), inputs, strict=True))
-        got = run_node(node, *(given.get(name) for name in node.input))
+        got = run_node(node, *(given.get(name) for name in node.input))[: len(node.output)]
         assert len(got) == len(outputs), case.name
+        if node.op_type == "Dropout":
+            outputs = as_drawn(got[0], outputs, *inputs)
         for ours, theirs in zip(got, outputs, strict=True):
             assert ours.dtype == theirs.dtype, case.name
             np.testing.assert_allclose(ours, theirs, rtol=4e-6, atol=1e-6, err_msg=case.name)
     return str(case.name)
+
+
+def as_drawn(y: Array, published: list[Array], x: Array, ratio: Any = 0.5, training: Any = False) -> list[Array]:
+    """What ONNX's Dropout gives where those are kept that y keeps: each implementation has a generator of its own."""
+    if not training or not ratio:
+        return published
+    kept = y != 0
+    assert 0 < np.count_nonzero(kept) < x.size
+    return [(kept * x * (1 / (1 - ratio))).astype(x.dtype), kept][: len(published)]
 
 
 def main() -> int:

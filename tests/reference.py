@@ -44,13 +44,13 @@ def other_axes(x: Array, channel_axis: int) -> tuple[int, ...]:
 
 
 @quiet
-def deviations(x: Array, axis: Any = None) -> tuple[Array, Array]:
+def deviations(x: Array, axis: Any = None, mask: Any = True) -> tuple[Array, Array]:
     """x - mean, and the mean, with the axes kept.  The mean itself has no more digits than WIDE, but differences
-    from it do not suffer: what its rounding left in them is their own mean."""
+    from it do not suffer: what its rounding left in them is their own mean.  mask: which elements have a say."""
     x = wide(x)
-    mean = x.mean(axis, keepdims=True)
+    mean = x.mean(axis, keepdims=True, where=mask)
     rest = x - mean
-    left = rest.mean(axis, keepdims=True)
+    left = rest.mean(axis, keepdims=True, where=mask)
     return rest - left, mean + left
 
 
@@ -343,11 +343,13 @@ def row_norm(
     activation: str | None = None,
     negative_slope: float = 0.01,
     residual: Any = None,
+    mask: Any = None,
 ) -> Rows:
-    """layer_norm, and with rms rms_norm, over the axes; weight and bias broadcast against s.  plus_one: 1 + weight is
-    rounded to the type computed in."""
-    rest, mean = (wide(s), np.zeros((), WIDE)) if rms else deviations(s, axes)
-    var = (rest**2).mean(axes, keepdims=True)
+    """layer_norm, and with rms rms_norm, over the axes; weight, bias and mask broadcast against s.  plus_one:
+    1 + weight is rounded to the type computed in.  mask: which elements the statistics are taken of."""
+    chosen = True if mask is None else mask
+    rest, mean = (wide(s), np.zeros((), WIDE)) if rms else deviations(s, axes, chosen)
+    var = (rest**2).mean(axes, keepdims=True, where=chosen)
     normal = rest / np.sqrt(var + WIDE(eps))
     gain = factor(s, weight, plus_one)
     added = WIDE(0) if bias is None else wide(bias)
@@ -390,8 +392,13 @@ def row_norm_backward(
     rms: bool = False,
     plus_one: bool = False,
     dsum: Any = None,
+    mask: Any = None,
+    passed: Any = True,
 ) -> RowGradients:
-    """The gradients of row_norm; mean and var broadcast against s."""
+    """The gradients of row_norm; mean, var and mask broadcast against s.  passed: where the activation (relu or none)
+    handed its argument on."""
+    dy, chosen = np.where(passed, wide(dy), 0), np.broadcast_to(True if mask is None else mask, s.shape)
+    count = chosen.sum(axes, keepdims=True)
     outer = tuple(axis for axis in range(s.ndim) if axis not in axes)
     inv = 1 / np.sqrt(wide(var) + WIDE(eps))
     center = WIDE(0) if rms else wide(mean)
@@ -401,17 +408,20 @@ def row_norm_backward(
     shift = 0 if rms else 0.25  # what is left out of it there: below a quarter of an ulp of 1
     g, size = wide(dy) * factor(s, weight, plus_one), np.abs(normal) + rounded + shift
     beside = WIDE(0) if dsum is None else wide(dsum)
-    first = WIDE(0) if rms else g.mean(axes, keepdims=True)
-    dx = inv * (g - first - normal * (g * normal).mean(axes, keepdims=True)) + beside
-    first_size = WIDE(0) if rms else np.abs(g).mean(axes, keepdims=True)
-    dx_size = inv * (np.abs(g) + first_size + size * (np.abs(g) * size).mean(axes, keepdims=True)) + np.abs(beside)
-    dweight, dbias = wide(dy) * normal, wide(dy)
+
+    def average(terms: Array) -> Array:
+        return terms.sum(axes, keepdims=True) / count
+
+    first, first_size = (WIDE(0), WIDE(0)) if rms else (average(g), average(np.abs(g)))
+    dx = inv * (g - chosen * (first + normal * average(g * normal))) + beside
+    dx_size = inv * (np.abs(g) + chosen * (first_size + size * average(np.abs(g) * size))) + np.abs(beside)
+    dweight, dbias = dy * normal, dy
     return RowGradients(
         dx,
         dweight.sum(outer),
         dbias.sum(outer),
         dx_size,
-        (np.abs(wide(dy)) * size).sum(outer),
+        (np.abs(dy) * size).sum(outer),
         np.abs(dbias).sum(outer),
     )
 

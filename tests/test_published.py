@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published cases: ONNX's node tests of normalizations, and its five models of BatchNorm converted from PyTorch."""
+"""Published cases: ONNX's node tests, and its five models of BatchNorm converted from PyTorch."""
 
 from __future__ import annotations
 

@@ -120,18 +120,44 @@ def test_zeros_stay_zeros() -> None:
     assert normcpu.mean_variance_normalization(np.full((2, 3), 7, F32), 1).tolist() == [[0] * 3] * 2
 
 
+def test_gradients_of_small_rows_leave_the_others_alone() -> None:
+    """Also of zeros, of NaN, and in place; a row of which the norm is below eps is divided by that."""
+    x, dy = values("random", (5, 40), F32), values("random", (5, 40), F32, 1)
+    want = normcpu.lp_normalize_backward(dy, x)
+    x[1], x[3] = 1e-20, np.nan
+    for gradient in (dy.copy(), dy.copy()[:, ::-1][:, ::-1]):
+        dx = normcpu.lp_normalize_backward(gradient, x, eps=1e-3, out=gradient)
+        assert dx is gradient
+        assert digest((dx[[0, 2, 4]],)) == digest((want[[0, 2, 4]],))
+        np.testing.assert_allclose(dx[1], dy[1] / 1e-3, rtol=1e-6)
+        assert np.isnan(dx[3]).all()
+    x[1] = 0
+    assert np.array_equal(normcpu.lp_normalize_backward(dy, x, eps=0.0)[1], dy[1])
+
+
 def test_what_is_large_fits() -> None:
     x = np.float32([[1e30, -2e30, 2e30], [3e38, 0, 0]])
     np.testing.assert_allclose(normcpu.lp_normalize(x), [[1 / 3, -2 / 3, 2 / 3], [1, 0, 0]], rtol=1e-6)
     np.testing.assert_allclose(normcpu.local_response_norm(x[:1], 1, 1.0, 0.5, 0.0), [[1, -1, 1]], rtol=1e-6)
 
 
-def test_the_layer() -> None:
-    layer = normcpu.LocalResponseNorm(3, alpha=0.5)
-    assert repr(layer) == "LocalResponseNorm(3, alpha=0.5, beta=0.75, k=1.0)"
+LAYERS = [
+    (normcpu.LocalResponseNorm(3, alpha=0.5), normcpu.local_response_norm, normcpu.local_response_norm_backward,
+     {"size": 3, "alpha": 0.5}, "LocalResponseNorm(3, alpha=0.5, beta=0.75, k=1.0)"),
+    (normcpu.LpNormalization(1, axis=(0, 2)), normcpu.lp_normalize, normcpu.lp_normalize_backward,
+     {"p": 1, "axis": (0, 2), "eps": 0.0}, "LpNormalization(p=1, axis=(0, 2), eps=0.0)"),
+    (normcpu.MeanVarianceNormalization((0, 2)), normcpu.mean_variance_normalization,
+     normcpu.mean_variance_normalization_backward, {"axis": (0, 2)},
+     "MeanVarianceNormalization(axis=(0, 2), eps=1e-09)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layer", "forward", "backward", "options", "shown"), LAYERS)
+def test_layers(layer: Any, forward: Any, backward: Any, options: dict[str, Any], shown: str) -> None:
+    assert repr(layer) == shown
     x = values("random", (2, 6, 5), F64)
-    assert digest((layer(x),)) == digest((normcpu.local_response_norm(x, 3, 0.5),))
-    assert digest((layer.backward(x),)) == digest((normcpu.local_response_norm_backward(x, x, 3, 0.5),))
+    assert digest((layer(x),)) == digest((forward(x, **options),))
+    assert digest((layer.backward(x),)) == digest((backward(x, x, **options),))
     with pytest.raises(RuntimeError, match="call the layer in training mode first"):
         layer.backward(x)
     layer(x, out=x)
@@ -148,6 +174,6 @@ def test_pytorch(size: int) -> None:
     for ours, theirs in (
         (normcpu.LocalResponseNorm(size, 0.5, 0.75, 2.0)(x), torch.nn.LocalResponseNorm(size, 0.5, 0.75, 2.0)),
         (normcpu.lp_normalize(x, 2, 2), lambda t: torch.nn.functional.normalize(t, 2, 2)),
-        (normcpu.lp_normalize(x, 1, -1), lambda t: torch.nn.functional.normalize(t, 1, -1)),
+        (normcpu.LpNormalization(1)(x), lambda t: torch.nn.functional.normalize(t, 1, -1)),
     ):
         np.testing.assert_allclose(ours, theirs(torch.from_numpy(x)).numpy(), rtol=1e-13)

@@ -24,7 +24,8 @@ from .dropout_channels import dropout1d, dropout2d, dropout3d
 from .groups import group_norm, group_norm_backward
 from .instances import instance_norm, instance_norm_backward
 from .local import local_response_norm, local_response_norm_backward
-from .rows import add_layer_norm, add_rms_norm, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
+from .rows import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from .rows_backward import layer_norm_backward, rms_norm_backward
 
 __all__ = [
     "add_layer_norm",

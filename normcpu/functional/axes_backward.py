@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gradients of what axes.py has: NumPy in float64, in blocks, rounded once."""
+"""The gradients of what axes.py has: where they are no view of another's, NumPy in float64, in blocks, rounded once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .._arrays import as_array, as_like, as_number, output_for
 from .._types import Array, Float64s, Readable
 from ..statistics import moments
 from .axes import as_axes, blocks, by_row, lp_norm, pieces
+from .rows_backward import rms_norm_backward
 
 
 def mean_variance_normalization_backward(
@@ -67,9 +68,25 @@ def lp_normalize_backward(
     axes = as_axes(axis, array)
     norm = lp_norm(array, p, axes)
     least = as_number("eps", eps, 0.0)
+    if p == 2 and axes and array.size:
+        return _as_rows(dy, array, tuple(sorted(axes)), norm, least, out)
     scale = 1 / np.where(norm > least, norm, least or 1.0)
     curve = np.where(norm > least, scale * scale * (scale if p == 2 else 1), 0)
     return _backward(array, axes, dy, np.zeros(norm.shape), scale, curve, np.zeros(norm.shape), norm, p, out)
+
+
+def _as_rows(dy: Any, x: Array, axes: tuple[int, ...], norm: Float64s, least: float, out: Any) -> Array:
+    """x / norm is rms_norm by sqrt(width); where norm is no more than `least` it is x / least."""
+    gradient = as_like("dy", dy, x, required=True)
+    assert gradient is not None
+    extents = tuple(x.shape[a] for a in axes)
+    width, small = math.prod(extents), np.expand_dims(norm <= least, axes)
+    divided = (gradient.astype(np.float64) / (least or 1.0)).astype(x.dtype) if small.any() else None
+    var = np.where(small, 1, np.expand_dims(norm * norm / width, axes))
+    dx = rms_norm_backward(gradient, x, var, None, np.full(extents, width**-0.5), 0.0, axis=axes, out=out).dx
+    if divided is not None:
+        np.copyto(dx, divided, where=small)
+    return dx
 
 
 def _backward(

@@ -18,16 +18,14 @@ from .._arrays import (
     as_choice,
     as_image,
     as_like,
-    as_mask,
     as_number,
     as_parameter,
     as_running,
     check_apart,
-    mask_shape,
-    new_mask,
     output_for,
     real_of,
 )
+from .._masks import as_mask, check_undone, mask_shape, new_mask
 from .._types import (
     Activation,
     Array,
@@ -148,7 +146,7 @@ def batch_norm(
     spread = as_statistics("running_var", running_var, channels, real)
     parameters = {"weight": gamma, "bias": beta, "running_mean": center, "running_var": spread}
     y = output_for(out, "x", array, array.dtype, {"residual": added}, parameters)
-    bits = new_mask(array, axis, activation) if return_mask else None
+    bits = new_mask(mask_shape(array, axis), activation) if return_mask else None
     epilogue = *as_activation(activation, negative_slope, array), added, bits
 
     if not training:
@@ -227,8 +225,7 @@ def batch_norm_backward(
     spread = as_parameter("var", var, channels, FLOAT64, required=True)
     gamma, eps = as_parameter("weight", weight, channels, real), as_number("eps", eps, 0.0)
     relu = as_choice("activation of the backward pass", activation, {None: 0, "relu": 1})
-    if relu and (output is None) == (mask is None):
-        raise ValueError(f"activation='relu' needs y or mask, got {'neither' if mask is None else 'both'}")
+    check_undone(relu, output, mask)
     if mask is not None:
         mask = as_mask(mask, mask_shape(array, axis))
     inputs = {"x": array, "y": output, "mask": mask, "mean": center, "var": spread, "weight": gamma}

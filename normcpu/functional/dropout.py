@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, overload
 import numpy as np
 
 from .. import _core
-from .._arrays import as_array, as_axis, as_int, as_mask, as_number, output_for
+from .._arrays import as_array, as_axis, as_int, as_number, output_for
+from .._masks import as_mask
 from .._types import Array, Bits, DropoutResult, Readable
 
 Rng: TypeAlias = np.random.Generator | int | None

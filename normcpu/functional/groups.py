@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, overload
 
+from .. import _core
 from .._arrays import as_array, as_image, as_int
-from .._grouped import Grouped, as_positions, gradients, normalize
+from .._grouped import Grouped, gradients, normalize
+from .._masks import as_positions
 from .._types import Activation, Array, BatchNormGradients, Bits, GroupNormResult, Readable
 
 
@@ -58,6 +60,10 @@ def group_norm(
     >>> group_norm(x, 2, eps=0.0)
     array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
+    if activation is None and residual is None and mask is None and not return_stats and not return_mask:
+        plain = _core.group_norm_plain(x, num_groups, weight, bias, eps, channel_axis, out)
+        if plain is not None:
+            return plain
     array, axis = as_samples(x, channel_axis)
     groups = _as_groups(num_groups, array, axis)
     g = Grouped(array, axis, groups, as_positions(mask, array, axis, array.shape[0]))

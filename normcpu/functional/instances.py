@@ -8,8 +8,10 @@ from typing import Literal, overload
 
 import numpy as np
 
+from .. import _core
 from .._arrays import NONFINITE, as_choice, as_number, as_running, check_apart, real_of
-from .._grouped import Grouped, as_positions, gradients, normalize, update_running
+from .._grouped import Grouped, gradients, normalize, update_running
+from .._masks import as_positions
 from .._types import Activation, Array, BatchNormGradients, BatchNormResult, Bits, NonFinite, Readable
 from .batch import batch_norm
 from .groups import as_samples
@@ -71,6 +73,13 @@ def instance_norm(
     array([[[-1.,  1.],
             [-1.,  1.]]], dtype=float32)
     """
+    if (
+        running_mean is None and running_var is None and use_input_stats and activation is None and residual is None
+        and mask is None and not return_stats and not return_mask and momentum == 0.1 and nonfinite == "propagate"
+    ):  # fmt: skip
+        plain = _core.group_norm_plain(x, None, weight, bias, eps, channel_axis, out)
+        if plain is not None:
+            return plain
     array, axis = as_samples(x, channel_axis)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var must be given together, got one of them")

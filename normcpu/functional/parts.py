@@ -8,7 +8,8 @@ from typing import Any
 
 from .. import _core
 from .._arrays import NONFINITE, as_choice, as_int, as_running, check_apart, real_of
-from .._grouped import Grouped, as_positions, gradients, normalize, update_running
+from .._grouped import Grouped, gradients, normalize, update_running
+from .._masks import as_positions
 from .._types import Array, BatchNormGradients, BatchNormResult
 
 

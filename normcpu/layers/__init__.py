@@ -4,7 +4,7 @@
 from .batch import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
 from .groups import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
-from .local import LocalResponseNorm
+from .local import LocalResponseNorm, LpNormalization, MeanVarianceNormalization
 from .rows import LayerNorm, RMSNorm
 
 __all__ = [
@@ -22,5 +22,7 @@ __all__ = [
     "InstanceNorm3d",
     "LayerNorm",
     "LocalResponseNorm",
+    "LpNormalization",
+    "MeanVarianceNormalization",
     "RMSNorm",
 ]

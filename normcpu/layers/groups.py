@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .. import _core
 from .._arrays import as_array, as_axis, as_int, as_number
 from .._module import BatchNormModule, Module
 from .._types import Activation, Array, BatchNormGradients, NonFinite, Readable
@@ -144,6 +145,13 @@ class GroupNorm(_PerSample):
         `group_norm`.  In training mode the layer keeps a reference to x for `backward`: change x in place only after
         that.  Errors: those of `group_norm`; ValueError for another number of channels.
         """
+        usual = not self.training and self.activation is None and residual is None and mask is None
+        if usual and self.weight is not None:  # which says how many channels there must be
+            parameters = (self.weight, self.bias, self.eps, self.channel_axis)
+            plain = _core.group_norm_plain(x, self.num_groups, *parameters, out)
+            if plain is not None:
+                self._saved = None
+                return plain
         array = as_array("x", x)
         axis = self.channel_axis
         if array.ndim >= 2 and array.shape[as_axis("channel_axis", axis, array)] != self.num_channels:
@@ -251,13 +259,16 @@ class _InstanceNorm(_PerSample, BatchNormModule):
         of_sample = learning or not self.track_running_stats
         options, self._saved = self._options(residual, out, mask), None
         running = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
+        arguments = (x, *running, self.weight, self.bias, of_sample)
+        if not self.training:
+            y: Array = instance_norm(*arguments, eps=self.eps, **options)
+            return y
         made = instance_norm(
-            x, *running, self.weight, self.bias, of_sample, self.momentum or 0.0, self.eps, **options,
-            nonfinite=self.nonfinite, return_stats=True, return_mask=self.training and self.activation == "relu",
+            *arguments, self.momentum or 0.0, self.eps, **options, nonfinite=self.nonfinite, return_stats=True,
+            return_mask=self.activation == "relu",
         )  # fmt: skip
         self.skipped_updates += made.skipped
-        if self.training:
-            self._saved = self._save(x, made, options, given=not of_sample)
+        self._saved = self._save(x, made, options, given=not of_sample)
         return made.y
 
     def backward(self, dy: Readable, out: Array | None = None) -> Array:

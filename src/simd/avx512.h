@@ -94,14 +94,26 @@ static inline vd vf_sum8(const vf a[8])
 /* Loads and stores: LOAD and STORE of the storage register, conversions FROM it and TO it. */
 static inline vf ncpu_vf_from_bf16(__m256i h)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+    const __m512i lane = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0,
+                                          7, 0, 6, 0, 5, 0, 4, 0, 3, 0, 2, 0, 1, 0, 0, 0);
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, lane, _mm512_castsi256_si512(h)));
 }
-static inline __m256i ncpu_vf_to_bf16(vf a) /* vcvtneps2bf16 would flush subnormals */
+/* AVX512_BF16 rounds in one instruction, but takes subnormals for zeros. */
+static inline int ncpu_subnormal(vf a) { return _mm512_fpclass_ps_mask(a, 0x20); }
+static inline int ncpu_rounds_bf16(void) { return __builtin_cpu_supports("avx512bf16"); }
+static __attribute__((noinline)) __m256i ncpu_vf_round_to_bf16(vf a)
 {
     __m512i u = _mm512_castps_si512(a), r = _mm512_add_epi32(u, _mm512_set1_epi32(0x7fff));
     r = _mm512_mask_add_epi32(r, _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000)), r, _mm512_set1_epi32(1));
     r = _mm512_mask_mov_epi32(r, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), _mm512_set1_epi32(-1));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+}
+static inline __m256i ncpu_vf_to_bf16(vf a)
+{
+    if (!ncpu_rounds_bf16() || ncpu_subnormal(a)) return ncpu_vf_round_to_bf16(a);
+    __m256i h;
+    __asm__("vcvtneps2bf16 %1, %0" : "=v"(h) : "v"(a));
+    return h;
 }
 #define SAME(x) (x)
 #define FROM_U8(x) _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(x))
@@ -142,7 +154,7 @@ static inline void vd_stream_f32(float *p, vd a) { _mm256_stream_ps(p, _mm512_cv
 
 /* Two vectors at once round in 16-bit lanes, at half the operations.  h upper and l lower halves: up where l is beyond
  * the middle, or in the middle and h odd, that is where l | (h & 1) > 0x8000. */
-static inline __m512i ncpu_vf2_to_bf16(vf a, vf b)
+static __attribute__((noinline)) __m512i ncpu_vf2_round_to_bf16(vf a, vf b)
 {
     const __m512i even = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24,
                                           22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
@@ -155,9 +167,22 @@ static inline __m512i ncpu_vf2_to_bf16(vf a, vf b)
     h = _mm512_mask_add_epi16(h, up, h, _mm512_set1_epi16(1));
     return _mm512_mask_mov_epi16(h, nan, _mm512_set1_epi16(-1));
 }
+static inline __m512i ncpu_vf2_to_bf16(vf a, vf b)
+{
+    if (!ncpu_rounds_bf16() || (ncpu_subnormal(a) | ncpu_subnormal(b))) return ncpu_vf2_round_to_bf16(a, b);
+    __m512i both;
+    __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(both) : "v"(a), "v"(b));
+    return both;
+}
 static inline void vf_store2_bf16(ncpu_bf16 *p, vf a, vf b) { _mm512_storeu_si512(p, ncpu_vf2_to_bf16(a, b)); }
 static inline void vf_stream2_bf16(ncpu_bf16 *p, vf a, vf b) { _mm512_stream_si512((void *)p, ncpu_vf2_to_bf16(a, b)); }
 #define NCPU_HAVE_STORE2
+
+static inline void vf_store_low(uint8_t *p, vf a, uint8_t plus)
+{
+    const __m128i low = _mm512_cvtepi32_epi8(_mm512_castps_si512(a));
+    _mm_storeu_si128((__m128i *)(void *)p, _mm_add_epi8(low, _mm_set1_epi8((char)plus)));
+}
 
 static inline vq vq_set(uint64_t x) { return _mm512_set1_epi64((long long)x); }
 static inline vq vq_load(const uint64_t *p) { return _mm512_loadu_si512(p); }

@@ -26,6 +26,7 @@
  *   vf_stream, vd_stream(p, a)    as store, past the cache where the CPU can; p is aligned to the bytes
  *                                 written; ncpu_fence() orders them
  *
+ *   vf_store_low(p, a, plus)      16 bytes: the lowest of each lane's bits, plus `plus` modulo 256
  *   vf_store2, vd_store2(p, a, b), vf_stream2, vd_stream2      a, then b behind it; stream2: p aligned to 64 bytes
  *
  *   vfold(a)           vd of a[i] + a[i+8], added in double; of a vd: itself

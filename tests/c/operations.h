@@ -164,75 +164,7 @@ static ncpu_status scale_axis_in_place(const call *c)
     return status ? status : ncpu_scale_axis(&c->y, c->p->axis, statistics[1], &c->y, made.var);
 }
 
-/* Rows of the last axis, or of the channels; weights as far as there are. */
-static ncpu_row_norm rows_of(const call *c, int axis, int rms)
-{
-    static const uint8_t marks[3][3] = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}};
-    const void *weight = c->p->shape[axis] <= MOST_CHANNELS ? vectors[0] : NULL;
-    return (ncpu_row_norm){.axes = marks[axis], .rms = rms, .weight = weight, .plus_one = rms, .eps = 1e-5};
-}
-static ncpu_status add_layer_norm(const call *c)
-{
-    const ncpu_row_norm norm = rows_of(c, 2, 0);
-    return ncpu_layer_norm(&c->x, &norm, &c->dy, &c->dresidual, NULL, NULL, &c->y, NULL, NULL);
-}
-static ncpu_status rms_norm(const call *c)
-{
-    const ncpu_row_norm norm = rows_of(c, c->p->axis, 1);
-    const ncpu_epilogue after = {.activation = NCPU_RELU6, .residual = &c->dy};
-    return ncpu_layer_norm(&c->x, &norm, NULL, NULL, &after, NULL, &c->y, NULL, NULL);
-}
-static ncpu_status layer_norm_int8(const call *c)
-{
-    const ncpu_row_norm norm = rows_of(c, c->p->axis, 0);
-    const ncpu_quantization quantization = {.scales = (float *)made.dresidual};
-    const ptrdiff_t strides[3] = {c->p->shape[1] * c->p->shape[2], c->p->shape[2], 1};
-    const ncpu_array y = {made.y, NCPU_I8, 3, c->p->shape, strides};
-    if (c->dtype == NCPU_F64) return NCPU_OK;
-    return ncpu_layer_norm(&c->x, &norm, NULL, NULL, NULL, &quantization, &y, NULL, NULL);
-}
-static ncpu_status layer_norm_backward(const call *c)
-{
-    const ncpu_row_norm norm = rows_of(c, 2, 0);
-    return ncpu_layer_norm_backward(&c->dy, &c->x, &norm, row_mean, row_var, NULL, &c->y, made.dresidual, NULL);
-}
-static ncpu_status rms_norm_backward(const call *c)
-{
-    const ncpu_row_norm norm = rows_of(c, c->p->axis, 1);
-    return ncpu_layer_norm_backward(&c->dy, &c->x, &norm, NULL, row_var, &c->dy, &c->y, made.dresidual, NULL);
-}
-
-/* Two channels a group, or all of them; of all positions or of two thirds. */
-static ncpu_groups groups_of(const call *c, double *mean, double *var, int masked)
-{
-    static uint8_t chosen[MOST];
-    const size_t channels = (size_t)c->p->shape[c->p->axis];
-    for (size_t i = 0; i < MOST && !chosen[0]; i++) chosen[MOST - 1 - i] = (MOST - 1 - i) % 3 != 1;
-    return (ncpu_groups){.count = channels % 2 ? 1 : channels / 2, .mean = mean, .var = var, .valid = masked ? chosen : NULL};
-}
-static ncpu_status group_norm(const call *c)
-{
-    const ncpu_groups groups = groups_of(c, made.dresidual, group_var, 0);
-    const ncpu_epilogue after = {.activation = NCPU_RELU, .residual = &c->dy, .mask = made.mask};
-    return ncpu_group_norm(&c->x, c->p->axis, &groups, vectors[0], vectors[1], 1e-5, &after, &c->y);
-}
-static ncpu_status group_norm_masked(const call *c)
-{
-    if (c->p->shape[0] > MOST_SAMPLES) return NCPU_OK; /* every sample allocates, and a test fails each allocation in turn */
-    const ncpu_groups groups = groups_of(c, made.dresidual, group_var, 1);
-    return ncpu_group_norm(&c->x, c->p->axis, &groups, vectors[0], NULL, 1e-5, NULL, &c->y);
-}
-static ncpu_status group_gradients(const call *c, int masked)
-{
-    const ncpu_groups groups = groups_of(c, row_mean, row_var, masked);
-    return ncpu_group_norm_backward(&c->dy, &c->x, c->p->axis, &groups, vectors[0], 1e-5, NCPU_RELU, &c->x, NULL, &c->y,
-                                    &c->dresidual, made.dweight, made.dbias);
-}
-static ncpu_status group_norm_backward(const call *c) { return group_gradients(c, 0); }
-static ncpu_status group_norm_backward_masked(const call *c)
-{
-    return c->p->shape[0] > MOST_SAMPLES ? NCPU_OK : group_gradients(c, 1);
-}
+#include "operations_family.h"
 
 static const struct {
     const char *name;
@@ -256,7 +188,14 @@ static const struct {
     {"rms_norm", rms_norm},
     {"layer_norm int8", layer_norm_int8},
     {"layer_norm backward", layer_norm_backward},
+    {"layer_norm masked", layer_norm_masked},
     {"rms_norm backward", rms_norm_backward},
+    {"layer_norm backward masked", layer_norm_backward_masked},
+    {"dropout", dropout},
+    {"dropout in place", dropout_in_place},
+    {"alpha dropout", alpha_dropout},
+    {"dropout of channels", dropout_of_channels},
+    {"dropout backward", dropout_backward},
 };
 enum { OPERATIONS = sizeof operations / sizeof *operations,
        PROBLEMS = sizeof problems / sizeof *problems };

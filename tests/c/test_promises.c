@@ -79,8 +79,25 @@ static ncpu_status sum_to(const call *c, ncpu_array sum, place other)
 static ncpu_status rows_dx_to(const call *c, ncpu_array dx, place other)
 {
     const ncpu_row_norm norm = rows_of(c, 2, 0);
-    return ncpu_layer_norm_backward(&c->dy, &c->x, &norm, row_mean, row_var, other == X ? &c->dy : NULL, &dx,
-                                    made.dresidual, NULL);
+    return ncpu_layer_norm_backward(&c->dy, &c->x, &norm, row_mean, row_var, NCPU_NONE, NULL, NULL,
+                                    other == X ? &c->dy : NULL, &dx, NULL, made.dresidual, NULL);
+}
+
+/* Of some elements, behind relu, which needs dy and dsum until dx is written. */
+static ncpu_status rows_masked_dx_to(const call *c, ncpu_array dx, place other)
+{
+    ncpu_row_norm norm = rows_of(c, 2, 0);
+    norm.valid = two_thirds();
+    return ncpu_layer_norm_backward(&c->dy, &c->x, &norm, row_mean, row_var, NCPU_RELU, NULL, two_thirds(),
+                                    other == X ? &c->dy : NULL, &dx, NULL, NULL, NULL);
+}
+
+static ncpu_status rows_dresidual_to(const call *c, ncpu_array dresidual, place other)
+{
+    const ncpu_row_norm norm = rows_of(c, 2, 0);
+    (void)other;
+    return ncpu_layer_norm_backward(&c->dy, &c->x, &norm, row_mean, row_var, NCPU_RELU, &c->x, NULL, NULL, &c->dresidual,
+                                    &dresidual, NULL, NULL);
 }
 
 static const struct {
@@ -97,6 +114,9 @@ static const struct {
     {"rows, y = added", added_to, OTHER, OTHER},  {"rows, y = x, added", added_to, X, OTHER},
     {"rows, sum = x", sum_to, X, OTHER},          {"rows, sum = added", sum_to, OTHER, OTHER},
     {"rows, dx = dy", rows_dx_to, OTHER, OTHER},  {"rows, dx = dy = dsum", rows_dx_to, OTHER, X},
+    {"rows masked, dx = dy", rows_masked_dx_to, OTHER, OTHER},
+    {"rows masked, dx = dy = dsum", rows_masked_dx_to, OTHER, X},
+    {"rows, dresidual = dy", rows_dresidual_to, OTHER, OTHER},
 };
 
 static void check_in_place(const problem *p, ncpu_dtype dtype)
@@ -181,6 +201,14 @@ static ncpu_status rows_refused(const ncpu_array *x, const ncpu_array *added, co
     return ncpu_layer_norm(x, &norm, added, sum, after, quantization, y, NULL, NULL);
 }
 
+static ncpu_status rows_undone(const ncpu_array *x, const ncpu_array *dx, ncpu_activation activation, const ncpu_array *y,
+                               const uint8_t *bits)
+{
+    static const uint8_t last[3] = {0, 0, 1};
+    const ncpu_row_norm norm = {.axes = last, .eps = 1e-5};
+    return ncpu_layer_norm_backward(x, x, &norm, row_mean, row_var, activation, y, bits, NULL, dx, NULL, NULL, NULL);
+}
+
 static void check_row_refusals(void)
 {
     static const ptrdiff_t shape[3] = {3, 5, 7}, other[3] = {3, 5, 6}, strides[3] = {140, 28, 4}, bytes[3] = {35, 7, 1};
@@ -200,7 +228,8 @@ static void check_row_refusals(void)
     EXPECT(rows_refused(&x, NULL, NULL, NULL, NULL, &odd) == NCPU_ERROR_ARGUMENT, "rows to another dtype");
     EXPECT(rows_refused(&x, &x, NULL, NULL, NULL, &y) == NCPU_ERROR_ARGUMENT, "added without sum");
     EXPECT(rows_refused(&x, NULL, &sum, NULL, NULL, &y) == NCPU_ERROR_ARGUMENT, "sum without added");
-    EXPECT(rows_refused(&x, NULL, NULL, &masked, NULL, &y) == NCPU_ERROR_UNSUPPORTED, "rows with a mask");
+    EXPECT(rows_refused(&x, NULL, NULL, &masked, NULL, &y) == NCPU_OK, "refused bits that are right");
+    EXPECT(rows_refused(&x, NULL, NULL, &masked, &good, &q) == NCPU_ERROR_UNSUPPORTED, "bits of bytes");
     EXPECT(rows_refused(&x, NULL, NULL, &unknown, NULL, &y) == NCPU_ERROR_ARGUMENT, "rows with an unknown activation");
     EXPECT(rows_refused(&x, NULL, NULL, NULL, NULL, &q) == NCPU_ERROR_ARGUMENT, "bytes without quantization");
     EXPECT(rows_refused(&x, NULL, NULL, NULL, &good, &y) == NCPU_ERROR_ARGUMENT, "quantization to floats");
@@ -210,6 +239,11 @@ static void check_row_refusals(void)
     EXPECT(rows_refused(&odd, NULL, NULL, NULL, &good, &q) == NCPU_ERROR_UNSUPPORTED, "doubles to bytes");
     odd.dtype = NCPU_U8;
     EXPECT(rows_refused(&odd, NULL, NULL, NULL, NULL, &y) == NCPU_ERROR_ARGUMENT, "rows of bytes");
+    EXPECT(rows_undone(&x, &y, NCPU_GELU, NULL, NULL) == NCPU_ERROR_UNSUPPORTED, "rows backward of gelu");
+    EXPECT(rows_undone(&x, &y, NCPU_RELU, NULL, NULL) == NCPU_ERROR_ARGUMENT, "rows with neither y nor mask");
+    EXPECT(rows_undone(&x, &y, NCPU_RELU, &x, made.mask) == NCPU_ERROR_ARGUMENT, "rows with y and mask");
+    EXPECT(rows_undone(&x, &y, NCPU_NONE, NULL, made.mask) == NCPU_ERROR_ARGUMENT, "rows with a mask without relu");
+    EXPECT(rows_undone(&x, &y, NCPU_RELU, &q, NULL) == NCPU_ERROR_ARGUMENT, "rows with y of bytes");
 }
 
 static void check_empty(void)
