@@ -332,7 +332,8 @@ ncpu_status ncpu_adamw_step(const ncpu_adamw *how, const ncpu_parameter *paramet
 
 /* ---- The machine ---------------------------------------------------------------------------------- */
 
-/* The names of the instruction sets in this build, best first, NULL at the end.  Strings here are never freed. */
+/* The names of the instruction sets in this build, best first, NULL at the end: one in the single-file form, where the
+ * compiler's flags have chosen it and no CPU is asked.  Strings here are never freed. */
 const char *const *ncpu_isas_built(void);
 int ncpu_isa_supported(const char *name); /* 1 built and usable on this CPU and OS, 0 built only, -1 unknown */
 const char *ncpu_isa(void);               /* the one in use: the best, until ncpu_use_isa is called */
@@ -340,7 +341,8 @@ ncpu_status ncpu_use_isa(const char *name); /* NULL: the best; ARGUMENT: unknown
 
 /* How work is spread: parallel_for calls body(context, task) once for every task in [0, tasks), in any order, on at
  * most `threads` threads with the caller among them, and returns when all are done.  It is called by one operation at
- * a time, never from a body.  Without a registered layer everything runs on the calling thread. */
+ * a time, never from a body.  Without a registered layer everything runs on the calling thread.  A C library that was
+ * built with OpenMP has one before main. */
 typedef void (*ncpu_body)(void *context, ptrdiff_t task);
 typedef struct {
     const char *name;
