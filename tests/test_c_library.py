@@ -29,6 +29,7 @@ IGNORED = re.compile(r"-(O\w|g0|DNDEBUG|fPIC|[IW].*|DNCPU_EXPORTS|DNCPU_HAVE_OPE
 LARGEST = 200_000  # bytes of the single file, compiled for size
 pytestmark = [
     pytest.mark.slow,  # compilers
+    pytest.mark.alone,  # on every core
     pytest.mark.skipif(not (ROOT / "CMakeLists.txt").exists(), reason="there are no sources here"),
 ]
 
