@@ -160,7 +160,7 @@ def choices(build: dict) -> list[list[str]]:
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang-19"])
 def test_compilers_have_nothing_to_say(single, build, compiler):
-    for flags in [*choices(build), ["-fopenmp"], ["-std=gnu17"], ["-DNCPU_COMPACT=1"], ["-DNORMCPU_SCALAR"]]:
+    for flags in [*choices(build), ["-fopenmp"], ["-std=gnu17"], ["-DNCPU_SMALL=1"], ["-DNORMCPU_SCALAR"]]:
         run(tool(compiler), "-std=c11", *WARNINGS, *flags, "-fsyntax-only", single / "normcpu.c")
 
 
