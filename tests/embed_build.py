@@ -47,19 +47,21 @@ class Library:
         self.library = ctypes.CDLL(str(library))
 
     def __call__(
-        self, name: str, x: np.ndarray, residual: np.ndarray | None, shape: Sequence[int], in_place: bool = False
+        self, name: str, x: np.ndarray, residual: np.ndarray | None, shape: Sequence[int], over: str | None = None
     ) -> np.ndarray:
-        """y (shape), with memory around it that must not be written; in_place: it begins as x."""
-        x = np.ascontiguousarray(x, np.float32)
+        """y (shape), with memory around it that must not be written; over: "x" or "residual", which y is."""
         size, around = int(np.prod(shape)), np.float32(-123.5)
         memory = np.full(size + 32, around, np.float32)
         y = memory[16:-16]
-        if in_place:
-            y[...] = x.ravel()
-        arrays = [y if in_place else x, *([] if residual is None else [np.ascontiguousarray(residual)]), y]
+        given = {"x": np.ascontiguousarray(x, np.float32)}
+        if residual is not None:
+            given["residual"] = np.ascontiguousarray(residual)
+        if over is not None:
+            y[...] = given[over].ravel()
+            given[over] = y
         function = getattr(self.library, name)
         function.restype = None
-        function(*(ctypes.c_void_p(array.ctypes.data) for array in arrays))
+        function(*(ctypes.c_void_p(array.ctypes.data) for array in (*given.values(), y)))
         assert (memory[:16] == around).all()
         assert (memory[-16:] == around).all()
         return y.reshape(shape)

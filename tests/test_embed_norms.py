@@ -41,7 +41,8 @@ def specified(case: Case) -> tuple[Any, Any]:
         along = [n if axis in axes else 1 for axis, n in enumerate(shape)]
         weight, bias = (None if a is None else a.reshape(along) for a in (layer.weight, layer.bias))
         rms = isinstance(layer, normcpu.RMSNorm)
-        made = reference.row_norm(x, axes, weight, bias, layer.eps, rms=rms, plus_one=rms and layer.plus_one, **after)
+        eps = 2.0**-23 if layer.eps is None else layer.eps
+        made = reference.row_norm(x, axes, weight, bias, eps, rms=rms, plus_one=rms and layer.plus_one, **after)
         return made.y, 2 * ULP * made.size
     sampled = isinstance(layer, normcpu.InstanceNorm1d | normcpu.InstanceNorm2d | normcpu.InstanceNorm3d)
     if sampled and len(shape) < layer._ndim:
@@ -80,10 +81,21 @@ def test_the_bits_of_numpy_within_the_bounds(command: str, tmp_path_factory: Any
     for case, files, part in zip(many, made, parts, strict=True):
         y = library(files.name, case.x, case.residual, case.shape)
         np.testing.assert_array_equal(y, part.reference(case.x, case.residual))
-        np.testing.assert_array_equal(library(files.name, case.x, case.residual, case.shape, in_place=True), y)
+        np.testing.assert_array_equal(library(files.name, case.x, case.residual, case.shape, over="x"), y)
+        if case.residual is not None:
+            np.testing.assert_array_equal(library(files.name, case.x, case.residual, case.shape, over="residual"), y)
         truth, off = specified(case)
         assert (np.abs(y - truth) <= allowed(case, truth, off)).all()
         assert (np.abs(y - truth) <= part.error(case.x, case.residual)).all()
+
+
+def test_an_affine_is_a_layer(tmp_path: Any) -> None:
+    """What folding has left over."""
+    affine = Affine.of([0.5, -2, 3], [1, 0, -0.25])
+    made = embed.function(affine, (2, 3, 4), name="left")
+    x = np.random.default_rng(1).normal(size=(2, 3, 4)).astype(np.float32)
+    got = Library([made], tmp_path, COMPILERS[0])("left", x, None, x.shape)
+    np.testing.assert_array_equal(got, normcpu.scale_shift(x, *affine))
 
 
 @settings(max_examples=4, phases=[Phase.generate])
@@ -110,6 +122,26 @@ def test_within_two_ulp_of_the_library(case: Case) -> None:
     activated = budgets.ACTIVATION_BUDGETS[getattr(case.layer, "activation", None)] * ULP * np.abs(own)
     difference = np.abs(part.reference(case.x, case.residual).astype(np.float64) - own)
     assert (difference <= allowed(case, truth, off) + activated).all()
+
+
+@pytest.mark.parametrize("values", ["mean 1e5", "outlier first", "sorted", "constant", "small"])
+@pytest.mark.parametrize("layer", [normcpu.LayerNorm(5000), normcpu.RMSNorm(5000)])
+def test_long_rows_are_added_up_without_loss(layer: Any, values: str) -> None:
+    x = np.random.default_rng(3).normal(size=(3, 5000))
+    if values == "mean 1e5":
+        x += 1e5
+    elif values == "outlier first":
+        x[:, 0] = 1e5
+    elif values == "sorted":
+        x = np.sort(x + 3)
+    elif values == "constant":
+        x[...] = 1 / 3
+    else:
+        x *= 1e-4
+    case = Case(layer.eval(), x.shape, x.astype(np.float32), None)
+    layer.weight[...] = np.random.default_rng(4).normal(size=5000)
+    y, (truth, off) = part_of(layer, x.shape, False).reference(case.x), specified(case)
+    assert (np.abs(y - truth) <= allowed(case, truth, off)).all()
 
 
 def library_result(case: Case) -> np.ndarray:

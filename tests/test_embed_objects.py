@@ -105,6 +105,26 @@ def test_a_frozen_batch_norm_of_16_channels_takes_200_bytes_of_cortex_m4f(tmp_pa
     assert sum(n for name, n in sizes.items() if name.startswith((".text", ".rodata"))) <= 200
 
 
+@pytest.mark.parametrize("stored", ["float32", "int8"])
+@pytest.mark.parametrize("activation", ["relu", "hardswish"])
+def test_a_folded_convolution_takes_600_bytes_of_cortex_m4f(tmp_path: Path, activation: str, stored: str) -> None:
+    """Without its weights; with -O2 too where these are float32."""
+    options = [
+        {"padding": 1},
+        {"padding": ((1, 0), (0, 1)), "groups": 2, "dilation": 2, "stride": 2},
+        {"groups": 8, "padding": 1},
+    ]
+    for i, option in enumerate(options):
+        weight = RNG.normal(size=(16, 8 // option.get("groups", 1), 3, 3)).astype(np.float32)
+        layer = embed.Conv(weight, RNG.normal(size=16), activation=activation, stored=stored, **option)
+        embed.function(layer, (1, 8, 16, 16), name=f"conv{i}").write(tmp_path)
+    for flags in ("", "-O2")[: 2 if stored == "float32" else 1]:
+        build(CORTEX_M4F, f"{flags} -c {' '.join(f'conv{i}.c' for i in range(len(options)))}", tmp_path)
+        for i in range(len(options)):
+            sizes = sections(tmp_path / f"conv{i}.o", "arm-none-eabi-size")
+            assert sum(n for name, n in sizes.items() if name.startswith(".text")) <= 600
+
+
 def test_macros_replace_what_functions_call(folder: Path) -> None:
     """No symbol is left of what the macro stands for."""
     macros = "'-DNORMCPU_SQRTF(x)=my_root(x)' '-DNORMCPU_EXPF(x)=my_power(x)' '-DNORMCPU_TANHF(x)=my_tanh(x)'"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from embed_build import CC, Library, build
+from embed_build import CC, CORTEX_M4F, Library, build, sections
 from onnx_cases import Case, X
 from onnx_cases import build as model_of
 from peers import peer
@@ -162,6 +162,21 @@ def test_hostile_names_reach_neither_code_nor_paths(tmp_path: Path) -> None:
     assert "passwd" not in text.replace(made.name, "").replace(made.name.upper(), "")
     plain = embed(case(LENET, "float[N,4,6,6] x"), name=made.name)
     assert plain.files == made.files  # the same but for names, which are nowhere
+
+
+def test_lenet_takes_6_kb_besides_its_parameters(tmp_path: Path) -> None:
+    """Its code on a Cortex-M4F, and no constants but folded weights and biases."""
+    from normcpu.onnx import fold
+
+    folded, _ = fold(Path(__file__).parents[1] / "examples/embed_lenet/lenet.onnx", verify=False)
+    parameters = sum(value.const_value.size for value in folded.graph.initializers.values())
+    made = embed(folded, name="lenet")
+    assert made.flash == 4 * parameters == 4 * 21386
+    assert made.ram == 4 * 6 * 8 * 8  # the first convolution's y
+    made.write(tmp_path)
+    build(CORTEX_M4F, "-c lenet.c", tmp_path)
+    sizes = sections(tmp_path / "lenet.o", "arm-none-eabi-size")
+    assert sum(n for name, n in sizes.items() if name.startswith((".text", ".rodata"))) <= made.flash + 6000
 
 
 # ---- The command -----------------------------------------------------------------------------------------

@@ -41,11 +41,14 @@ class Activation(NamedTuple):
 def activation_of(name: Any, negative_slope: float = 0.01) -> Activation:
     """By its name in normcpu, or None for none."""
     if name not in KNOWN:
-        raise ValueError(f"activation must be None or one of {', '.join(map(str, ACTIVATIONS))}, got {name!r}")
+        raise ValueError(f"activation must be None or one of {', '.join(filter(None, KNOWN))}, got {name!r}")
     if name is None:
         return Activation("", lambda v: v)
     if name == "leaky_relu":
-        slope = F(as_number("negative_slope", negative_slope))
+        exact = as_number("negative_slope", negative_slope)
+        if not abs(exact) < 2.0**127:
+            raise ValueError(f"negative_slope must fit float32, got {exact}")
+        slope = F(exact)
         return Activation(
             f"v = v < 0.0f ? v * {literal(slope)} : v;",
             lambda v: np.where(v < 0, v * slope, v), 2.0, max(1.0, abs(float(slope))),

@@ -13,6 +13,7 @@ from .._arrays import FLOAT32
 from .._types import Array
 from ..fold import Affine
 from ..fold._scale import stored
+from ..fold.affine import as_affine
 from ..frozen import FrozenBatchNorm
 from ..layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .activations import ROUNDING, Activation, activation_of
@@ -23,15 +24,16 @@ class AffinePart(Part):
     """x seen as (outer, c, inner); scale and shift (c)."""
 
     in_place = True
-    bound = "|error| <= 2^-23 (|x * scale| + |shift|), and of the activation's argument."
 
     def __init__(
         self, kind: str, affine: Affine, shape: Shape, axis: int, residual: bool, activation: Activation
     ) -> None:
-        self.kind, self.shape = kind, shape
-        self.shape = self.out_shape = shape
+        self.kind, self.shape, self.out_shape = kind, shape, shape
         self.axis, self.view = axis, (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
         self.residual, self.activation, self.helpers = residual, activation, activation.helpers
+        self.bound = "|error| <= 2^-23 (|x * scale| + |shift|)"
+        self.bound += " + 2^-24 |the sum with residual|" if residual else ""
+        self.bound += ", before the activation." if activation.statement else "."
         self.constants = {
             "scale": stored("scale", affine.scale, FLOAT32),
             "shift": stored("shift", affine.shift, FLOAT32),
@@ -56,6 +58,13 @@ class AffinePart(Part):
     def _column(self, role: str) -> Array:
         """Broadcasting against x."""
         return self.constants[role].reshape(-1, *(1,) * (len(self.shape) - 1 - self.axis))
+
+
+@part_of.register
+def _affine(layer: Affine, shape: Shape, residual: bool) -> Part:
+    if len(shape) < 2:
+        raise ValueError(f"shape must have channels on axis 1 for an Affine, got {shape}")
+    return AffinePart("affine", as_affine("layer", layer, shape[1]), shape, 1, residual, activation_of(None))
 
 
 @part_of.register(FrozenBatchNorm)

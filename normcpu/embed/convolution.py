@@ -11,7 +11,7 @@ import numpy as np
 from .._types import Array
 from .activations import ROUNDING, Activation
 from .parts import Part, Shape, assign
-from .windows import Axis, Lines, braced, loop, minus, plus, ranges, times, visits
+from .windows import Axis, Lines, loop, minus, plus, ranges, times, visits
 
 BLOCKS = (4, 3, 2, 1)  # output channels in registers at once: each x is loaded once for all of them
 
@@ -26,7 +26,7 @@ class Convolution(Part):
     """
 
     bound = "|error| <= (k + 2) 2^-24 (sum |w x| + |b|) for k products, and of the activation's argument."
-    stack = 120
+    stack = 144
 
     def __init__(
         self,
@@ -46,6 +46,8 @@ class Convolution(Part):
         self.rows, self.columns = plane
         self.groups, self.activation, self.repeats = groups, activation, repeats
         self.helpers = activation.helpers
+        # What is more than one comparison is in flash once, as a pass over y, and not for each register.
+        self.passes = bool(activation.helpers) or "\n" in activation.statement or activation.statement.count("?") > 1
         per_group = len(weight) // groups
         self.block = block = next(b for b in BLOCKS if per_group % b == 0)
         as_read = np.ascontiguousarray(np.moveaxis(weight.reshape(-1, block, *weight.shape[1:]), 1, -1))
@@ -72,9 +74,12 @@ class Convolution(Part):
         if self.repeats > 1:
             step = [] if self.groups > 1 else [f"x += {inner * self.plane};"]
             lines = loop("sample", self.repeats, lines + step)
-        if self.helpers:  # once in flash, not for each register
+        if self.passes:
             total = self.repeats * outputs * self.places
-            lines += [f"y -= {total};", *loop("i", total, [*self._store("*y", "y[0]"), "y++;"], once=False)]
+            lines += [
+                f"y -= {total};",
+                *loop("i", total, [*assign("*y", "*y", self.activation).splitlines(), "y++;"], False),
+            ]
         return "\n".join(lines) + "\n"
 
     @property
@@ -100,7 +105,7 @@ class Convolution(Part):
                 shift = f" + bias[{j}]" if self.bias is not None else ""
                 lines.append(f"sum{j} = sum{j} * scale[{j}]{shift};")
             target = f"y[{j * self.places}]"
-            lines += [f"{target} = sum{j};"] if self.helpers else self._store(f"sum{j}", target)
+            lines += [f"{target} = sum{j};"] if self.passes else self._store(f"sum{j}", target)
         return [*lines, "y++;"]
 
     def _sum(self) -> Lines:
@@ -128,11 +133,8 @@ class Convolution(Part):
         return loop("i", inner, [line for line in lines if not line.endswith("+= 0;")])
 
     def _store(self, sum_: str, target: str) -> Lines:
-        """target = activation(sum_), in the variable of the sum itself where that takes one statement."""
+        """target = activation(sum_), in the variable of the sum itself."""
         statement = self.activation.statement
-        if statement.count("\n") or not sum_.isalnum():
-            lines = assign(target, sum_, self.activation).splitlines()
-            return lines if len(lines) == 1 else braced("", lines)
         return [*([re.sub(r"\bv\b", sum_, statement)] if statement else []), f"{target} = {sum_};"]
 
     def reference(self, x: Array, residual: Array | None = None) -> Array:

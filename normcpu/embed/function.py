@@ -10,6 +10,7 @@ import numpy as np
 
 from .._arrays import as_int
 from .._types import Array, Readable
+from ..fold import Affine
 from . import affine, layers, norms  # noqa: F401  register their layers
 from .golden import golden
 from .names import identifier
@@ -32,14 +33,18 @@ def function(
 
         void name(const float *x, [const float *residual,] float *y);
 
-    layer: a normalization layer of this library in evaluation, or a list of layers, each on the y of the one before.
+    layer: a normalization layer of this library in evaluation, an `Affine` of normcpu.fold for the channels of axis 1,
+        a layer of this module, or a list of these, each on the y of the one before.
     shape: of x, as the layer takes it, samples and all.
     name: of the function and the files, as far as it can be one in C (see `identifier`); else the kind of the layer.
     residual: a second input, added before the activation.
     inputs: x to test with, (k, *shape); or `samples` random ones.
 
-    float32 in and out; no heap, no threads, no libc: NORMCPU_SQRTF(x) and NORMCPU_EXPF(x) are macros that the user may
-    define.  y may be x where the header says so.
+    float32 in and out, no heap, no threads, constants and at most one scratch buffer; the header says of what size, how
+    exact the result is, and whether y may be x.  Called are macros that the user may define: NORMCPU_SQRTF, which is
+    sqrtf, and NORMCPU_EXPF, NORMCPU_TANHF and NORMCPU_GELUF, which are in the file.  A frozen BatchNorm is x * scale +
+    shift, both computed in double and rounded once: |error| <= 2^-23 (|x * scale| + |shift|).  Norms that measure are
+    within 2 ulp of this library's, in ulp of the sizes of the terms.
     Errors: TypeError and ValueError, naming the argument: a layer in training, a shape with 0, parameters that are not
     finite.
 
@@ -67,7 +72,7 @@ def simulate(layer: Any, x: Readable) -> Array:
 
 
 def parts_of(layer: Any, shape: Sequence[int], residual: bool = False) -> list[Part]:
-    given = list(layer) if isinstance(layer, list | tuple) else [layer]
+    given = list(layer) if isinstance(layer, list | tuple) and not isinstance(layer, Affine) else [layer]
     extents = as_shape("shape", shape)
     if not given:
         raise ValueError("layer must be a layer or a list of layers, got an empty one")
@@ -88,8 +93,8 @@ def generate(parts: Sequence[Part], name: str | None, inputs: Array, residual: A
     notes = tuple(dict.fromkeys(f"{part.kind}: {part.bound}" for part in parts if part.bound))
     about = [
         f"{made.name}: {' -> '.join(part.kind for part in parts)}, float32, written by normcpu.",
-        f"x {spell(parts[0].shape)}{of_residual}, y {spell(y_shape)}, in C order; y may be x: "
-        f"{'yes' if made.aliases else 'no'}."
+        f"x {spell(parts[0].shape)}{of_residual}, y {spell(y_shape)}, in C order; "
+        f"y may be x{' or residual' if of_residual else ''}: {'yes' if made.aliases else 'no'}."
         f"{' One call at a time: they share the scratch buffer.' if made.scratch else ''}",
         f"Flash: {made.constants} bytes of constants, and the code.  RAM: {made.scratch} bytes of scratch.  "
         f"Stack: at most {made.stack} bytes on a 32-bit CPU.",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ def literal(value: Any) -> str:
     ('0.5f', '0x1.99999ap-4f', '-3.0f')
     """
     exact = float(np.float32(value))
+    if not math.isfinite(exact):
+        raise ValueError(f"a number in C must be finite, got {value}")
     decimal = f"{exact:.7g}"
     if float(decimal) == exact and len(decimal) < 9:
         return f"{decimal}f" if set(decimal) & set(".e") else f"{decimal}.0f"

@@ -33,7 +33,8 @@ TAKEN = frozenset(
     """.split()  # noqa: SIM905
 )
 TAKEN_PATTERN = re.compile(
-    r"(is|to|str|mem|wcs)[a-z]\w*|(com|lpt)\d|u?int\w*_(t|max|min|c)|\w+_t|(fe|lc|sig|pri|scn|normcpu)_\w*"
+    r"(is|to|str|mem|wcs)[a-z]\w*|(com|lpt)\d|u?int\w*_(t|max|min|c)|(fe|lc|sig|pri|scn|normcpu)_\w*"
+    r"|(s?size|ptrdiff|w?char|wint|time|clock|off|l?l?div|fpos|va|max_align|float|double)(_t|_list)"
 )
 OTHERS = re.compile(r"[^A-Za-z0-9]+")
 
@@ -52,7 +53,7 @@ def identifier(text: str, fallback: str = "net") -> str:
     if not plain[0].isalpha() or _is_taken(plain):
         plain = f"{fallback}_{plain}"
     if len(plain) > LONGEST:
-        plain = f"{plain[:SHORT]}_{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+        plain = f"{plain[:SHORT].rstrip('_')}_{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
     return plain
 
 

@@ -44,7 +44,7 @@ class MeasuredPart(Part):
     stack = 104
     bound = (
         "|error| <= 3 * 2^-23 (|normalized * weight| + |weight| + |bias|), where the squares of deviations from the "
-        "mean are normal floats."
+        "mean are normal floats, and not with -ffast-math."
     )
 
     def __init__(
@@ -55,7 +55,7 @@ class MeasuredPart(Part):
         self.rms, self.residual, self.activation = kind == "rms_norm", residual, activation
         self.helpers = ("sqrtf", *activation.helpers)
         self.count = math.prod(grid.extents[axis] for axis in grid.shared)
-        self.added = F(self.count * eps)
+        self.added = F(as_constant("eps * count", self.count * eps))
         given = {"weight": weight, "bias": bias}
         self.constants = {role: as_constant(role, array) for role, array in given.items() if array is not None}
 

@@ -66,9 +66,9 @@ def params(arrays: Mapping[str, Any], dtype: Dtype = "float32", *, name: str = "
         array = _checked(own, value)
         kept = dtype if dtype != "int8" or array.ndim > 1 else "float32"
         stored = STORE[kept](own, array)
-        cost = f"off by at most {stored.error:.3g}" if stored.error else "exact"
+        cost = f"off by at most {_upward(stored.error)}" if stored.error else "exact"
         if stored.scales is not None:
-            cost += f", {100 * stored.relative:.3g} % of the largest of its channel"
+            cost += f", {_upward(100 * stored.relative)} % of the largest of its channel"
         notes.append(f"{own}: {kept} {spell(array.shape)}, {cost}.")
         parts = {own: stored.values} | ({} if stored.scales is None else {f"{own}_scale": stored.scales})
         for each in parts.values():
@@ -143,6 +143,12 @@ def _int8(name: str, doubles: Array) -> Stored:
     off = np.abs(q * scales[:, None] - rows).max(1)
     relative = _largest(off / np.where(peak > 0, peak, 1))
     return Stored(q.astype(np.int8).reshape(doubles.shape), _largest(off), scales, relative)
+
+
+def _upward(error: float) -> str:
+    """In three digits, no less than it is."""
+    text = f"{error:.3g}"
+    return text if float(text) >= error else f"{error * 1.005:.3g}"
 
 
 def _largest(errors: Array) -> float:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import math
 import re
-import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
@@ -17,6 +16,7 @@ import numpy as np
 from .._state import as_entry, fit
 from .._types import Array
 from .activations import Activation
+from .windows import loop
 
 Shape = tuple[int, ...]
 
@@ -108,15 +108,13 @@ def _is_int(value: Any) -> bool:
 
 
 def nest(loops: Sequence[tuple[str, int]], statements: str) -> str:
-    """for (size_t VARIABLE = 0; ...) around the statements, outermost first; none for one round of a variable that the
+    """Loops of (variable, rounds) around the statements, outermost first; none for one round of a variable that the
     statements do not read."""
+    lines = statements.splitlines()
     for variable, extent in reversed(loops):
-        if extent > 1 or re.search(rf"\b{variable}\b", statements):
-            head = f"for (size_t {variable} = 0; {variable} < {extent}; {variable}++)"
-            is_one = statements.count("\n") <= 1 and not statements.startswith("for ")
-            inner = textwrap.indent(statements.rstrip("\n"), "    ")
-            statements = f"{head} {statements}" if is_one else f"{head} {{\n{inner}\n}}\n"
-    return statements
+        is_read = any(re.search(rf"\b{variable}\b", line) for line in lines)
+        lines = loop(variable, extent, lines, once=not is_read)
+    return "\n".join(lines) + "\n"
 
 
 def assign(target: str, value: str, activation: Activation) -> str:

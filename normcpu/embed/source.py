@@ -115,7 +115,7 @@ extern "C" {{
 
 def source(plan: Plan, about: Sequence[str]) -> str:
     helpers = [name for step in plan.steps for name in step.part.helpers]
-    blocks = [f'{comment(about)}\n#include "{plan.name}.h"\n\n#include <stddef.h>\n#include <stdint.h>\n']
+    blocks = [f'{comment(about)}\n#include "{plan.name}.h"\n\n#include <stdint.h>\n']
     blocks.append(definitions(helpers))
     if plan.scratch:
         blocks.append(f"static float {plan.name}_scratch[{plan.name.upper()}_SCRATCH / 4];\n")

@@ -15,7 +15,7 @@ except ModuleNotFoundError as missing:
     ) from None
 
 from .bench import Timing, bench
-from .embed import CannotEmbed, embed
+from .embed import CannotEmbed, embed, layers
 from .engine import AGGRESSIVE, RULES
 from .fold import UnknownNode, UnknownRule, fold
 from .push import Record
@@ -41,6 +41,7 @@ __all__ = [
     "bench",
     "embed",
     "fold",
+    "layers",
     "load",
     "save",
 ]

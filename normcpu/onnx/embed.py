@@ -52,11 +52,19 @@ def embed(
         ValueError: an argument.
     """
     read = reader(model)()
+    if name is None:
+        name = Path(model).stem if isinstance(model, str | os.PathLike) else read.graph.name or "net"
+    found, shape = layers(read, stored)
+    made = function(found, shape, name=name, inputs=inputs, samples=samples)
+    return replace(made, notes=(*made.notes, _cost(found, shape, inputs))) if stored == "int8" else made
+
+
+def layers(model: Source, stored: str = "float32") -> tuple[list[Any], tuple[int, ...]]:
+    """What `embed` makes C of: layers of `normcpu.embed`, for `simulate` say, and the shape of x."""
+    read = reader(model)()
     put_in_order(read)
     if read.functions:
         inline_functions(read)
-    if name is None:
-        name = Path(model).stem if isinstance(model, str | os.PathLike) else read.graph.name or "net"
     x = _input(read)
     shape = _static(x)
     for node in read.graph.all_nodes():  # sizes are inferred anew: those that are declared may have symbols
@@ -72,15 +80,14 @@ def embed(
             raise CannotEmbed(f"{kind(node)} {title(node)!r}: {problem}") from problem
     if not sequence.layers:
         raise CannotEmbed("the model has no operation")
-    made = function(sequence.layers, shape, name=name, inputs=inputs, samples=samples)
-    return replace(made, notes=(*made.notes, _cost(sequence, shape, inputs))) if stored == "int8" else made
+    return sequence.layers, shape
 
 
-def _cost(sequence: Sequential, shape: tuple[int, ...], inputs: Any) -> str:
+def _cost(found: list[Any], shape: tuple[int, ...], inputs: Any) -> str:
     """What int8 weights change in y."""
     given = np.random.default_rng(0).normal(size=(8, *shape)) if inputs is None else inputs
-    exact = [replace(layer, stored="float32") if hasattr(layer, "stored") else layer for layer in sequence.layers]
-    y, coarse = (np.stack([simulate(layers, x) for x in given]) for layers in (exact, sequence.layers))
+    exact = [replace(layer, stored="float32") if hasattr(layer, "stored") else layer for layer in found]
+    y, coarse = (np.stack([simulate(net, x) for x in given]) for net in (exact, found))
     off, most = abs(y - coarse).max(), abs(y).max()
     return f"int8 weights change y by at most {off:.2g} on {len(given)} inputs, where |y| is at most {most:.2g}"
 

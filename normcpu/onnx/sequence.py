@@ -209,7 +209,9 @@ def _moves(to: Sequential, node: ir.Node) -> None:
     shape = to.net.shape(node.outputs[0])
     if not all(isinstance(n, int) for n in shape):
         raise Refused(f"the sizes that it makes are not known: {shape}")
-    if tuple(shape) != to.shape:
+    if shape == [to.shape[0], math.prod(to.shape[1:])]:
+        to.append(pointwise.Reshape())  # for any number of samples
+    elif tuple(shape) != to.shape:
         to.append(pointwise.Reshape(tuple(int(n) for n in shape)))
 
 

@@ -105,7 +105,7 @@ def planted(program: Program) -> Program:
     source, test = program.sources
     wrong = test.with_name(f"{program.name}_planted.c")
     text = test.read_text()
-    changed = text.replace("y[i] - expected[at];", f"y[i] - expected[at] + (at == {WRONG - 1} ? 1.0f : 0.0f);")
+    changed = text.replace("expected[at];", f"expected[at] + (at == {WRONG - 1} ? 1.0f : 0.0f);")
     assert text != changed
     wrong.write_text(changed)
     return Program(wrong.stem, (source, wrong), WRONG)
