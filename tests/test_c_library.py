@@ -29,6 +29,7 @@ IGNORED = re.compile(r"-(O\w|g0|DNDEBUG|fPIC|[IW].*|DNCPU_EXPORTS|DNCPU_HAVE_OPE
 LARGEST = {"scalar": 170_000, "neon": 160_000, "avx2": 150_000, "avx512": 135_000}  # bytes, compiled for size by gcc
 pytestmark = [
     pytest.mark.slow,  # compilers
+    pytest.mark.alone,  # on every core
     pytest.mark.skipif(not (ROOT / "CMakeLists.txt").exists(), reason="there are no sources here"),
 ]
 

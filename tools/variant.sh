@@ -74,6 +74,7 @@ aarch64 | armv7 | riscv64)
   CFLAGS="-I$tree/headers -I$(echo "$system"/usr/include/python3.*)"
   export CFLAGS="$CFLAGS -I$system/usr/lib/python3/dist-packages/numpy/_core/include"
   export _PYTHON_HOST_PLATFORM=linux-$debian SETUPTOOLS_EXT_SUFFIX=.so NORMCPU_TARGET_ARCH=$arch
+  export GOMP_SPINCOUNT=1000 # an emulated thread that spins keeps the others from working
   run=("$system/python")
   ;;
 x86-baseline) # OpenBLAS needs telling, or it takes the host's CPU for granted and dies.
