@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 PY_FILES = normcpu tests benches examples tools setup.py
-C_FILES = $(wildcard src/*.[ch] src/isa/*.c include/*.h tests/c/*.c benches/*.c)
+C_FILES = $(wildcard src/*.[ch] src/isa/*.c include/*.h tests/c/*.c tests/devices/*.c benches/*.c examples/*/*.c)
 MACHINES = aarch64 armv7 riscv64 x86-baseline
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DELETE_ON_ERROR:

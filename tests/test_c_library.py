@@ -29,6 +29,7 @@ IGNORED = re.compile(r"-(O\w|g0|DNDEBUG|fPIC|[IW].*|DNCPU_EXPORTS|DNCPU_HAVE_OPE
 LARGEST = 200_000  # bytes of the single file, compiled for size
 pytestmark = [
     pytest.mark.slow,  # compilers
+    pytest.mark.alone,  # on every core
     pytest.mark.skipif(not (ROOT / "CMakeLists.txt").exists(), reason="there are no sources here"),
 ]
 
@@ -159,7 +160,7 @@ def choices(build: dict) -> list[list[str]]:
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang-19"])
 def test_compilers_have_nothing_to_say(single, build, compiler):
-    for flags in [*choices(build), ["-fopenmp"], ["-std=gnu17"], ["-DNCPU_COMPACT=1"], ["-DNORMCPU_SCALAR"]]:
+    for flags in [*choices(build), ["-fopenmp"], ["-std=gnu17"], ["-DNCPU_SMALL=1"], ["-DNORMCPU_SCALAR"]]:
         run(tool(compiler), "-std=c11", *WARNINGS, *flags, "-fsyntax-only", single / "normcpu.c")
 
 

@@ -24,7 +24,7 @@ INCLUDE = re.compile(r'^#include (?:"(.+)"|(NCPU_SIMD)).*\n', re.MULTILINE)
 COMMENT = re.compile(r"[ \t]*/\*.*?\*/", re.DOTALL)
 BLANK = re.compile(r"\n(\s*\n)+")
 # At file scope, which is where a line starts with a letter: a function, and what else a .c file may keep to itself.
-PARAMETERS = ("Y", "WIDE", "ROWS", "WITH_STEPS")  # those of kernels.inc that are asked for
+PARAMETERS = ("Y", "WITH_STEPS")  # those of kernels.inc that are asked for
 FUNCTION = re.compile(r"^(?!static|typedef|return)(?:extern )?(\w[\w \*]*?\b(ncpu_\w+)(?:\(|\[))", re.MULTILINE)
 OWN = re.compile(r"^static [\w \*]*?\b(\w+)(?:\(|\[| =|;)|^\} (\w+);|^typedef [^;{]*\(\*(\w+)\)", re.MULTILINE)
 ENUMERATOR = re.compile(r"^enum \{ (.*)\};", re.MULTILINE)
@@ -40,7 +40,7 @@ TOP = """\
  * The instruction set is the best that the compiler's flags allow:
 {choices}
  * and plain C otherwise, or with NORMCPU_SCALAR defined.  It must be one of the CPU's: nothing asks when it runs.
- * -fopenmp gives it threads (and may want -ldl).  -Os, or NCPU_COMPACT=1, is small, slower, and the same bits. */
+ * -fopenmp gives it threads (and may want -ldl).  -Os, or NCPU_SMALL=1, is small, slower, and the same bits. */
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* clock_gettime, sysconf's names of caches, dladdr */
@@ -60,7 +60,10 @@ TOP = """\
 #elif defined __GNUC__
 #pragma GCC optimize("fp-contract=off")
 #endif
-#if !defined NCPU_COMPACT && defined __OPTIMIZE_SIZE__
+#if !defined NCPU_SMALL && defined __OPTIMIZE_SIZE__
+#define NCPU_SMALL 1
+#endif
+#if NCPU_SMALL
 #define NCPU_COMPACT 1
 #endif
 #define NCPU_DEFINES_WIDE
