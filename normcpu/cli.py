@@ -139,6 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     embed.add_argument("--inputs", metavar="FILE.npz", help="inputs to test with: one array, (k, *shape)")
     embed.add_argument("--samples", type=_positive, default=1, metavar="N", help="or as many random ones (default: 1)")
+    embed.add_argument("--no-verify", action="store_true", help="do not run the model to compare its results")
     embed.add_argument("-q", "--quiet", action="store_true", help="print nothing")
     embed.set_defaults(run=run_embed)
     return parser
@@ -248,7 +249,10 @@ def run_embed(chosen: argparse.Namespace) -> int:
     feeds = _feeds(chosen.inputs)
     inputs = None if feeds is None else next(iter(feeds[0].values()), None)
     try:
-        made = embed(chosen.model, name=chosen.name, stored=chosen.weights, inputs=inputs, samples=chosen.samples)
+        made = embed(
+            chosen.model, name=chosen.name, stored=chosen.weights, inputs=inputs, samples=chosen.samples,
+            verify=not chosen.no_verify,
+        )  # fmt: skip
     except ValueError as error:
         return _fail(str(error), USAGE)
     try:

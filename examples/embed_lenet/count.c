@@ -12,7 +12,9 @@
 #ifndef SIZE /* and INPUTS, OUTPUTS, KERNEL, STRIDE, PADDING, GROUPS; a linear layer is a convolution of one element */
 #error "say what the layer is: -DSIZE=8 -DINPUTS=1 ..."
 #endif
-enum { ACROSS = (SIZE + 2 * PADDING - KERNEL) / STRIDE + 1, INNER = INPUTS / GROUPS, KNOWN = 100000 };
+enum { ACROSS = (SIZE + 2 * PADDING - KERNEL) / STRIDE + 1 };
+enum { INNER = INPUTS / GROUPS };
+enum { KNOWN = 100000 }; /* rounds of a loop of two instructions */
 
 void put(const char *text);
 

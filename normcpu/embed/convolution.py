@@ -25,7 +25,6 @@ class Convolution(Part):
     weight (o, i / groups, kernel rows, kernel columns), float32 or int8; bias, scale (o) or None.
     """
 
-    bound = "|error| <= (k + 2) 2^-24 (sum |w x| + |b|) for k products, and of the activation's argument."
     stack = 144
 
     def __init__(
@@ -45,6 +44,11 @@ class Convolution(Part):
         self.weight, self.bias, self.scale = weight, bias, scale
         self.rows, self.columns = plane
         self.groups, self.activation, self.repeats = groups, activation, repeats
+        order = "products over inputs" if kind == "linear" else "products over input channels, then rows and columns"
+        self.bound = (
+            f"{'the bias, then ' if scale is None else ''}{order}, in order{'' if scale is None else ', * scale + bias'}: "
+            "|error| <= (k + 2) 2^-24 (sum |w x| + |b|) for k of them, and of the activation's argument."
+        )
         self.helpers = activation.helpers
         # What is more than one comparison is in flash once, as a pass over y, and not for each register.
         self.passes = bool(activation.helpers) or "\n" in activation.statement or activation.statement.count("?") > 1

@@ -32,6 +32,7 @@ class Conv:
     weight (o, i / groups, *kernel), bias (o) or None, of any float dtype, rounded to float32.
     stride, dilation: a number, or one for each spatial axis.  padding, of zeros: likewise, or a pair (before, after)
     for each; some of x must be left in each window.
+    Sums begin with the bias and take input channels, then rows and columns of the kernel, one after the other.
     stored "int8": weights of a byte, symmetric, with a float32 scale for each output channel; x and sums stay float.
     """
 

@@ -13,20 +13,24 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from .._arrays import as_choice
 from ..embed.function import function, simulate
+from ..embed.layers import STORED
 from ..embed.writing import Generated
 from .affine import Refused
-from .fold import Source, invalid, reader
+from .fold import Source, invalid, reader, with_data
 from .net import Net
 from .prepare import inline_functions
+from .run import CannotRun, run
 from .sequence import Sequential
 from .valid import ModelError, kind, put_in_order, title
 
+WRONG = 1e-3  # of the largest |y|: roundings make a thousandth of that
 LARGEST = 1 << 24  # elements of x: more than devices hold, and no burden here
 
 
 class CannotEmbed(Exception):
-    """The first operation of a model that cannot be made to C, and why."""
+    """What of a model cannot be made to C, its first operation that cannot, and why."""
 
 
 def embed(
@@ -36,6 +40,7 @@ def embed(
     stored: str = "float32",
     inputs: Any = None,
     samples: int = 1,
+    verify: bool = True,
 ) -> Generated:
     """C for a model whose operations follow one another: one function, as `normcpu.embed.function` makes it.
 
@@ -45,12 +50,13 @@ def embed(
         name: of the function and the files; else that of the file, or of the graph.
         stored: "float32" or "int8", of the weights of convolutions and linear layers.
         inputs: x to test with, (k, *shape); or `samples` random ones.
+        verify: run the model too, in ONNX Runtime if it is installed; the last of the notes says how far y is from its.
 
     Convolutions (of 1 and 2 axes), Gemm, MatMul and Add, BatchNormalization, activations, pools, Softmax, and what
     changes shapes alone.  Dropout does nothing.  Fold first: BatchNorms that are left take a pass each.
 
     Raises:
-        CannotEmbed: what is not one of these, by name.
+        CannotEmbed: what is not one of these, by name; or y is not the model's.
         ModelError: the file is no model.
         ValueError: an argument.
     """
@@ -58,11 +64,12 @@ def embed(
     if name is None:
         name = Path(model).stem if isinstance(model, str | os.PathLike) else model.graph.name or "net"
     made = function(found, shape, name=name, inputs=inputs, samples=samples)
-    return replace(made, notes=(*made.notes, _cost(found, shape, inputs))) if stored == "int8" else made
+    return replace(made, notes=(*made.notes, _compared(model, found, shape, inputs, stored))) if verify else made
 
 
 def layers(model: Source, stored: str = "float32") -> tuple[list[Any], tuple[int, ...]]:
     """What `embed` makes C of: layers of `normcpu.embed`, for `simulate` say, and the shape of x."""
+    as_choice("stored", stored, STORED)
     again = reader(model)
     try:
         return _layers(again(), stored)
@@ -94,13 +101,24 @@ def _layers(read: ir.Model, stored: str) -> tuple[list[Any], tuple[int, ...]]:
     return sequence.layers, shape
 
 
-def _cost(found: list[Any], shape: tuple[int, ...], inputs: Any) -> str:
-    """What int8 weights change in y."""
-    given = np.random.default_rng(0).normal(size=(8, *shape)) if inputs is None else inputs
-    exact = [replace(layer, stored="float32") if hasattr(layer, "stored") else layer for layer in found]
-    y, coarse = (np.stack([simulate(net, x) for x in given]) for net in (exact, found))
-    off, most = abs(y - coarse).max(), abs(y).max()
-    return f"int8 weights change y by at most {off:.2g} on {len(given)} inputs, where |y| is at most {most:.2g}"
+def _compared(model: Source, found: list[Any], shape: tuple[int, ...], inputs: Any, stored: str) -> str:
+    """How far y is from what the model itself gives, in ONNX Runtime if that is installed."""
+    read = reader(model)()
+    put_in_order(read)
+    message, name = with_data(read), _input(read).name or ""
+    given = np.random.default_rng(0).normal(size=(4, *shape)) if inputs is None else np.asarray(inputs)
+    try:
+        own = [run(message, {name: x.astype(np.float32)}) for x in given]
+    except CannotRun as problem:
+        return f"not compared with the model: {problem}"
+    off = most = 0.0
+    for x, ((y, *_), _) in zip(given, own, strict=True):
+        off = max(off, float(abs(simulate(found, x).reshape(y.shape) - y).max()))
+        most = max(most, float(abs(y).max()))
+    if stored == "float32" and not off <= WRONG * most:
+        raise CannotEmbed(f"the result would differ from the model's own by {off:.2g}, where |y| is at most {most:.2g}")
+    what = "the model" if stored == "float32" else "the model, with weights in int8,"
+    return f"differs from {what} by at most {off:.2g} on {len(own)} inputs, where |y| is at most {most:.2g}"
 
 
 def _input(model: ir.Model) -> ir.Value:
