@@ -104,7 +104,11 @@ class Native(Extension):
 def core() -> Native:
     machine = target_machine()
     sets = [isa for isa in INSTRUCTION_SETS if not isa.machines or machine in isa.machines]
-    kernels = {f"src/isa/{isa.name}.c": [*WARNINGS, *COMPACT, *isa.flags] for isa in sets}
+    # Plain C beside a better set is for old CPUs alone, and a third smaller so.
+    rare = ["-O2"] if len(sets) > 1 and not os.environ.get("CFLAGS") else []
+    kernels = {
+        f"src/isa/{isa.name}.c": [*WARNINGS, *COMPACT, *isa.flags, *(rare if isa.name == "scalar" else [])] for isa in sets
+    }
     have = [f"-DNCPU_HAVE_{isa.name.upper()}" for isa in sets]
     return Native("normcpu._core", kernels | {path: [*WARNINGS, *have] for path in COMPILED}, [])
 
