@@ -123,8 +123,10 @@ static void *take_memory(scaling *job, const double *factor)
     const size_t reals = (1 + job->tasks) * columns * sizeof(double);
     double *memory = ncpu_allocate(reals + job->tasks * job->scratch_size);
     if (!memory) return NULL;
-    for (size_t j = 0; j < columns; j++) memory[j] = j < c ? factor[j / job->repeats] : 0;
-    memset(memory + columns, 0, job->tasks * columns * sizeof(double));
+    double *next = memory;
+    for (size_t j = 0; j < c / job->repeats; j++)
+        for (size_t i = 0; i < job->repeats; i++) *next++ = factor[j];
+    memset(memory + c, 0, reals - c * sizeof(double));
     job->factor = memory, job->peaks = memory + columns, job->scratch = (char *)memory + reals;
     return memory;
 }
@@ -156,11 +158,11 @@ ncpu_status ncpu_scale_axis(const ncpu_array *x, int axis, const double *factor,
     void *memory = take_memory(&job, factor);
     if (memory) ncpu_team_run(&team, (ptrdiff_t)job.tasks, scale_task, &job);
     const ncpu_status stopped = ncpu_team_end(&team);
-    for (size_t i = 0; memory && i < job.tasks * job.view.c; i++) {
-        const size_t column = i % job.view.c;
-        const double found = job.peaks[i / job.view.c * ncpu_padded(job.view.c) + column];
-        double *largest = peak + column / job.repeats;
-        if (found > *largest || found != found) *largest = found;
+    for (size_t t = 0; memory && t < job.tasks; t++) {
+        const double *found = job.peaks + t * ncpu_padded(job.view.c);
+        for (size_t j = 0; j < job.view.c / job.repeats; j++)
+            for (size_t i = 0; i < job.repeats; i++, found++)
+                if (*found > peak[j] || *found != *found) peak[j] = *found;
     }
     ncpu_release(memory);
     return memory ? stopped : NCPU_ERROR_MEMORY;
