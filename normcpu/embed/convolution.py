@@ -45,10 +45,9 @@ class Convolution(Part):
         self.rows, self.columns = plane
         self.groups, self.activation, self.repeats = groups, activation, repeats
         order = "products over inputs" if kind == "linear" else "products over input channels, then rows and columns"
-        self.bound = (
-            f"{'the bias, then ' if scale is None else ''}{order}, in order{'' if scale is None else ', * scale + bias'}: "
-            "|error| <= (k + 2) 2^-24 (sum |w x| + |b|) for k of them, and of the activation's argument."
-        )
+        order = f"the bias, then {order}, in order" if scale is None else f"{order}, in order, * scale + bias"
+        bound = "|error| <= (k + 2) 2^-24 (sum |w x| + |b|) for k of them, and of the activation's argument."
+        self.bound = f"{order}: {bound}"
         self.helpers = activation.helpers
         # What is more than one comparison is in flash once, as a pass over y, and not for each register.
         self.passes = bool(activation.helpers) or "\n" in activation.statement or activation.statement.count("?") > 1
