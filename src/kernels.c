@@ -56,9 +56,9 @@ CONVERSIONS(bf16, ncpu_bf16)
 
 /* Where element i behind p is, the number there in an array of R, bytes of a T, and whether the data is double. */
 #if NCPU_SMALL
-#define AT(p, i) ((p) + (ptrdiff_t)(i) * _Generic(*(p), ncpu_any: ncpu_any_size, ncpu_any_real: ncpu_any_size == 8 ? 8 : 4, default: 1))
+#define AT(p, i) ((p) + (ptrdiff_t)(i) * _Generic(*(p), ncpu_any: ncpu_any_size, ncpu_any_out: ncpu_any_out_size, ncpu_any_real: ncpu_any_size == 8 ? 8 : 4, default: 1))
 #define REAL(p, i) _Generic((const R *)0, const ncpu_any_real *: ncpu_any_real_at, const float *: ncpu_float_at)(p, i)
-#define SIZE(T) _Generic((T *)0, ncpu_any *: (size_t)ncpu_any_size, default: sizeof(T))
+#define SIZE(T) _Generic((T *)0, ncpu_any *: (size_t)ncpu_any_size, ncpu_any_out *: (size_t)ncpu_any_out_size, default: sizeof(T))
 #define IS_DOUBLE (sizeof(S) == 8 && SIZE(T) == 8)
 #else
 #define AT(p, i) ((p) + (i))
@@ -112,6 +112,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define ROWS
 #define WITH_BYTES
 #define T ncpu_any
+#define Y ncpu_any_out
 #else
 #define SET f16
 #define SOME_ROWS
@@ -136,13 +137,10 @@ CONVERSIONS(bf16, ncpu_bf16)
 #include "kernels.inc"
 #endif
 
-#if NCPU_SMALL
-#define SET bytes
-#define T ncpu_any
-#else
+#if !NCPU_SMALL
 #define SET u8
+#define APPLY_ALONE
 #define T uint8_t
-#endif
 #define Y float
 #define P vf
 #define V vf
@@ -151,8 +149,8 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define R float
 #include "kernels.inc"
 
-#if !NCPU_SMALL
 #define SET i8
+#define APPLY_ALONE
 #define T int8_t
 #define Y float
 #define P vf

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples/c"
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"]
 IGNORED = re.compile(r"-(O\w|g0|DNDEBUG|fPIC|[IW].*|DNCPU_EXPORTS|DNCPU_HAVE_OPENMP)$")  # change no number
-LARGEST = {"scalar": 170_000, "neon": 160_000, "avx2": 150_000, "avx512": 135_000}  # bytes, compiled for size by gcc
+LARGEST = {"scalar": 175_000, "neon": 160_000, "avx2": 150_000, "avx512": 140_000}  # bytes, compiled for size by gcc
 pytestmark = [
     pytest.mark.slow,  # compilers
     pytest.mark.alone,  # on every core

@@ -27,7 +27,7 @@ BLANK = re.compile(r"\n(\s*\n)+")
 FUNCTION = re.compile(r"^(?!static|typedef|return)(?:extern )?(\w[\w \*]*?\b(ncpu_\w+)(?:\(|\[))", re.MULTILINE)
 OWN = re.compile(r"^static [\w \*]*?\b(\w+)(?:\(|\[| =|;)|^\} (\w+);|^typedef [^;{]*\(\*(\w+)\)", re.MULTILINE)
 ENUMERATOR = re.compile(r"^enum \{ (.*)\};", re.MULTILINE)
-PARAMETERS = ("Y", "WITH_STEPS")  # of kernels.inc, where a copy without the other branch is much shorter
+PARAMETERS = ("APPLY_ALONE", "WITH_STEPS")  # of kernels.inc, where a copy without the other branch is much shorter
 FEATURE = re.compile(r"^#define _\w+_SOURCE.*\n", re.MULTILINE)
 
 TOP = """\

@@ -6,15 +6,17 @@
 #define NCPU_ANY_H
 
 typedef struct { char bytes; } ncpu_any;
+typedef struct { char bytes; } ncpu_any_out;  /* the same, but floats where that is a byte */
 typedef struct { char bytes; } ncpu_any_real; /* "real" of that dtype */
 
-static _Thread_local ptrdiff_t ncpu_any_size;
+static _Thread_local ptrdiff_t ncpu_any_size, ncpu_any_out_size;
 static _Thread_local ncpu_dtype ncpu_any_dtype;
 
 static __attribute__((noinline)) void ncpu_now_any(ncpu_dtype dtype)
 {
     static const uint8_t sizes[] = {[NCPU_F32] = 4, [NCPU_F64] = 8, [NCPU_F16] = 2, [NCPU_BF16] = 2, [NCPU_U8] = 1, [NCPU_I8] = 1};
     ncpu_any_size = sizes[dtype], ncpu_any_dtype = dtype;
+    ncpu_any_out_size = sizes[dtype] == 1 ? 4 : sizes[dtype];
 }
 
 static __attribute__((noinline)) vf vf_loadn_any(const ncpu_any *at, size_t n)
@@ -63,15 +65,18 @@ static __attribute__((noinline)) void vd_storen_any(ncpu_any *at, vd a, size_t n
     }
 }
 
-#define NCPU_ANY(P, V, N)                                                                                \
-    static inline V P##_load_any(const ncpu_any *p) { return P##_loadn_any(p, N); }                      \
-    static inline void P##_store_any(ncpu_any *p, V a) { P##_storen_any(p, a, N); }                      \
-    static inline void P##_stream_any(ncpu_any *p, V a) { P##_storen_any(p, a, N); }                     \
-    static inline void P##_store2_any(ncpu_any *p, V a, V b)                                             \
-    { P##_storen_any(p, a, N), P##_storen_any(p + N * ncpu_any_size, b, N); }                            \
-    static inline void P##_stream2_any(ncpu_any *p, V a, V b) { P##_store2_any(p, a, b); }
-NCPU_ANY(vf, vf, VF_LANES)
-NCPU_ANY(vd, vd, VD_LANES)
+#define NCPU_ANY(P, V, N, SUFFIX)                                                                        \
+    static inline V P##_load_##SUFFIX(const ncpu_##SUFFIX *p) { return P##_loadn_any((const void *)p, N); } \
+    static inline void P##_store_##SUFFIX(ncpu_##SUFFIX *p, V a) { P##_storen_any((void *)p, a, N); }    \
+    static inline void P##_stream_##SUFFIX(ncpu_##SUFFIX *p, V a) { P##_store_##SUFFIX(p, a); }          \
+    static inline void P##_store2_##SUFFIX(ncpu_##SUFFIX *p, V a, V b)                                   \
+    { P##_store_##SUFFIX(p, a), P##_store_##SUFFIX(p + N * ncpu_##SUFFIX##_size, b); }                   \
+    static inline void P##_stream2_##SUFFIX(ncpu_##SUFFIX *p, V a, V b) { P##_store2_##SUFFIX(p, a, b); }
+NCPU_ANY(vf, vf, VF_LANES, any)
+NCPU_ANY(vf, vf, VF_LANES, any_out)
+NCPU_ANY(vd, vd, VD_LANES, any)
+static inline vf vf_loadn_any_out(const ncpu_any_out *p, size_t n) { return vf_loadn_any((const void *)p, n); }
+static inline void vf_storen_any_out(ncpu_any_out *p, vf a, size_t n) { vf_storen_any((void *)p, a, n); }
 #undef NCPU_ANY
 static inline double ncpu_any_real_at(const void *p, size_t i)
 {

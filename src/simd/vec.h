@@ -100,9 +100,11 @@ NCPU_PAIR(vf, vf, 16, bf16, ncpu_bf16)
 #if NCPU_SMALL
 #include "any.h"
 #define VF_ANY(f) , ncpu_any: f##_any
+#define VF_OUT(f) , ncpu_any_out: f##_any_out
 #define VD_REAL(f) , ncpu_any_real: f##_any_real
 #else
 #define VF_ANY(f)
+#define VF_OUT(f)
 #define VD_REAL(f)
 #endif
 
@@ -123,13 +125,13 @@ NCPU_PAIR(vf, vf, 16, bf16, ncpu_bf16)
 
 #define VF_TYPES(f) float: f##_f32, ncpu_f16: f##_f16, ncpu_bf16: f##_bf16 VF_ANY(f)
 #define VD_TYPES(f) double: f##_f64, VF_TYPES(f)
-#define vf_load(p) _Generic(*(p), VF_TYPES(vf_load), uint8_t: vf_load_u8, int8_t: vf_load_i8)(p)
-#define vf_loadn(p, n) _Generic(*(p), VF_TYPES(vf_loadn), uint8_t: vf_loadn_u8, int8_t: vf_loadn_i8)(p, n)
-#define vf_store(p, a) _Generic(*(p), VF_TYPES(vf_store))(p, a)
-#define vf_storen(p, a, n) _Generic(*(p), VF_TYPES(vf_storen))(p, a, n)
-#define vf_stream(p, a) _Generic(*(p), VF_TYPES(vf_stream))(p, a)
-#define vf_store2(p, a, b) _Generic(*(p), VF_TYPES(vf_store2))(p, a, b)
-#define vf_stream2(p, a, b) _Generic(*(p), VF_TYPES(vf_stream2))(p, a, b)
+#define vf_load(p) _Generic(*(p), VF_TYPES(vf_load) VF_OUT(vf_load), uint8_t: vf_load_u8, int8_t: vf_load_i8)(p)
+#define vf_loadn(p, n) _Generic(*(p), VF_TYPES(vf_loadn) VF_OUT(vf_loadn), uint8_t: vf_loadn_u8, int8_t: vf_loadn_i8)(p, n)
+#define vf_store(p, a) _Generic(*(p), VF_TYPES(vf_store) VF_OUT(vf_store))(p, a)
+#define vf_storen(p, a, n) _Generic(*(p), VF_TYPES(vf_storen) VF_OUT(vf_storen))(p, a, n)
+#define vf_stream(p, a) _Generic(*(p), VF_TYPES(vf_stream) VF_OUT(vf_stream))(p, a)
+#define vf_store2(p, a, b) _Generic(*(p), VF_TYPES(vf_store2) VF_OUT(vf_store2))(p, a, b)
+#define vf_stream2(p, a, b) _Generic(*(p), VF_TYPES(vf_stream2) VF_OUT(vf_stream2))(p, a, b)
 #define vd_store2(p, a, b) _Generic(*(p), VD_TYPES(vd_store2))(p, a, b)
 #define vd_stream2(p, a, b) _Generic(*(p), VD_TYPES(vd_stream2))(p, a, b)
 #define vd_load(p) _Generic(*(p), VD_TYPES(vd_load) VD_REAL(vd_load))(p)

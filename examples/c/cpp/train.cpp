@@ -33,11 +33,12 @@ int main()
     std::vector<double> mean(rows), var(rows);
 
     const std::array<std::uint8_t, 2> axes{0, 1};
-    const ncpu_row_norm norm{axes.data(), 0, weight.data(), bias.data(), 0, 1e-5};
+    ncpu_row_norm norm{};
+    norm.axes = axes.data(), norm.weight = weight.data(), norm.bias = bias.data(), norm.eps = 1e-5;
     const ncpu_array in = matrix(x), gradient = matrix(dy), out = matrix(y), back = matrix(dx);
     check(ncpu_layer_norm(&in, &norm, nullptr, nullptr, nullptr, nullptr, &out, mean.data(), var.data()));
-    check(ncpu_layer_norm_backward(&gradient, &in, &norm, mean.data(), var.data(), nullptr, &back, dweight.data(),
-                                   dbias.data()));
+    check(ncpu_layer_norm_backward(&gradient, &in, &norm, mean.data(), var.data(), NCPU_NONE, nullptr, nullptr, nullptr,
+                                   &back, nullptr, dweight.data(), dbias.data()));
     const ncpu_sgd how{0.125, 0, 0, 0, 0};
     const std::array<ncpu_parameter, 2> parameters{{
         {NCPU_F32, weight.size(), weight.data(), dweight.data(), nullptr, nullptr, 1, 1},
