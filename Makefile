@@ -3,17 +3,19 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 PY_FILES = normcpu tests benches examples tools setup.py
-C_FILES = $(wildcard src/*.[ch] src/isa/*.c include/*.h tests/c/*.c benches/*.c)
+C_FILES = $(wildcard src/*.[ch] src/isa/*.c include/*.h tests/c/*.c tests/devices/*.c benches/*.c examples/*/*.c)
+MACHINES = aarch64 armv7 riscv64 x86-baseline
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DELETE_ON_ERROR:
-.PHONY: build demo test real fuzz bench check lint types ctest ctest-sanitized sanitize amalgamation asm format clean
+.PHONY: build demo test real fuzz bench check lint types ctest ctest-sanitized sanitize amalgamation asm format clean \
+  $(MACHINES:%=test-%) test-cortex-m test-wasm
 
 demo: $(VENV)/have-demo $(VENV)/have-onnx build ## a layer on real images, and a trained network folded
 	$(BIN)/python examples/train_digits.py
 	$(BIN)/python examples/fold_network.py
 
 test: demo $(VENV)/have-test ## the demo, then the tests
-	$(BIN)/python -m pytest
+	tools/tests.sh "not real" $(BIN)/python
 
 real: $(VENV)/have-test $(VENV)/have-peers build ## fold networks that packages ship: downloads 80 MB
 	NORMCPU_REAL=1 NORMCPU_REQUIRE_PEERS=1 $(BIN)/python -m pytest -m real
@@ -40,10 +42,16 @@ ctest-sanitized: build
 	$(BIN)/python tests/c/run.py --cc gcc --stride 2503 --flags "$$(tools/variant.sh asan-flags) -fno-sanitize-recover=all"
 
 sanitize: ctest-sanitized $(VENV)/have-test
-	tools/variant.sh asan -m pytest -q -s -m "not slow and not huge and not peers"
+	tools/tests.sh "not slow and not huge and not peers" tools/variant.sh asan -s
 
-amalgamation: $(VENV)/have-build ## dist/normcpu.c and dist/normcpu.h: the C library in one file
-	$(BIN)/python tools/amalgamate.py dist
+$(MACHINES:%=test-%): test-%: build $(VENV)/have-test ## on an emulated CPU: the C tests, the bits; on aarch64 the tests
+	tools/foreign_cpu.sh $*
+
+test-cortex-m: build ## generated C on emulated boards
+	$(BIN)/python tests/devices/run.py cortex-m3 cortex-m4f cortex-m7
+
+test-wasm: build ## generated C in node
+	$(BIN)/python tests/devices/run.py wasm
 
 asm: build ## make asm KERNEL=measure_runs_f32 ISA=avx512
 	$(BIN)/python tools/asm.py $(ISA) $(KERNEL)

@@ -12,6 +12,8 @@
  * same data pointer, shape and strides, where the function says so.  None of this is checked: an output that
  * overlaps otherwise has wrong numbers in it, and a wrong pointer is what it always is in C.
  *
+ * Machines.  32 or 64 bits, little-endian, IEEE float and double as they are written: no -ffast-math.
+ *
  * Numbers.  Results do not depend on the instruction set, the number of threads, the alignment or the strides within
  * a view (channel-major or channels-last), bit for bit.  They are right for every finite input, for f64 up to 1e150;
  * NaN and infinity stay in their channel.  Only the argument of an activation, and of it each term (x - mean) * scale,
@@ -330,7 +332,8 @@ ncpu_status ncpu_adamw_step(const ncpu_adamw *how, const ncpu_parameter *paramet
 
 /* ---- The machine ---------------------------------------------------------------------------------- */
 
-/* The names of the instruction sets in this build, best first, NULL at the end.  Strings here are never freed. */
+/* The names of the instruction sets in this build, best first, NULL at the end: one in the single-file form, where the
+ * compiler's flags have chosen it and no CPU is asked.  Strings here are never freed. */
 const char *const *ncpu_isas_built(void);
 int ncpu_isa_supported(const char *name); /* 1 built and usable on this CPU and OS, 0 built only, -1 unknown */
 const char *ncpu_isa(void);               /* the one in use: the best, until ncpu_use_isa is called */
@@ -338,7 +341,8 @@ ncpu_status ncpu_use_isa(const char *name); /* NULL: the best; ARGUMENT: unknown
 
 /* How work is spread: parallel_for calls body(context, task) once for every task in [0, tasks), in any order, on at
  * most `threads` threads with the caller among them, and returns when all are done.  It is called by one operation at
- * a time, never from a body.  Without a registered layer everything runs on the calling thread. */
+ * a time, never from a body.  Without a registered layer everything runs on the calling thread.  A C library that was
+ * built with OpenMP has one before main. */
 typedef void (*ncpu_body)(void *context, ptrdiff_t task);
 typedef struct {
     const char *name;

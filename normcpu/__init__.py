@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from . import embed as embed
     from ._public import *  # noqa: F403
     from ._public import __all__ as __all__
 else:
 
     def __getattr__(name):
         """All names come when the first is asked for: the command line's help is there before NumPy could be."""
+        if name == "embed":
+            return import_module(f"{__name__}.embed")
         if name == "__all__" or not name.startswith("_"):
             public = import_module(f"{__name__}._public")
             globals().update({known: getattr(public, known) for known in ("__all__", *public.__all__)})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: fold, inspect, verify, bench.  Whatever is large is imported by the command that wants it."""
+"""The command line: fold, inspect, verify, bench, embed.  What is large is imported by the command that wants it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ rest stays.
     normcpu inspect model.onnx                  what would happen, and why; writes nothing
     normcpu verify model.onnx folded.onnx       compare two models on the same inputs
     normcpu bench model.onnx folded.onnx        how fast they are in ONNX Runtime
+    normcpu embed folded.onnx -o folder         a sequential one as C for a small device
 
 Wants the extra: pip install "normcpu[onnx]".
 """
@@ -29,7 +30,7 @@ exit status:
   0  done; also where there was nothing to fold
   1  verification failed, or two models differ by more than they may
   2  wrong usage
-  3  a file cannot be read as a model, or written
+  3  a file cannot be read as a model, made to C, or written
   4  a package is missing
 """
 DONE, DIFFERS, USAGE, FILE, MISSING = range(5)
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import logging
 
-        from .onnx import CannotRun, ModelError, UnknownNode, UnknownRule
+        from .onnx import CannotEmbed, CannotRun, ModelError, UnknownNode, UnknownRule
     except ModuleNotFoundError as missing:
         return _fail(str(missing), MISSING)
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what it warns of, reading a model, is refused here in words
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), FILE)
     except CannotRun as problem:
         return _fail(f"cannot be run here: {problem}", FILE)
+    except CannotEmbed as problem:
+        return _fail(f"cannot be made to C: {problem}", FILE)
     except (UnknownNode, UnknownRule) as error:
         return _fail(str(error), USAGE)
     except ModuleNotFoundError as missing:
@@ -120,6 +123,25 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--inputs", metavar="FILE.npz", help="one array per input, by name")
     bench.add_argument("--seed", type=int, default=0, help="of the random inputs")
     bench.set_defaults(run=run_bench)
+
+    embed = commands.add_parser(
+        "embed", help="make C of a folded model", epilog=EXIT_STATUS, formatter_class=raw,
+        description="Writes NAME.h, NAME.c, and NAME_test.c, whose main returns 0 where it computes what NumPy does.",
+    )  # fmt: skip
+    embed.add_argument("model", help="an ONNX file, of operations that follow one another")
+    embed.add_argument(
+        "-o", "--output", metavar="FOLDER", required=True, help="where to write; made if it is not there"
+    )
+    embed.add_argument("--name", help="of the function and the files (default: the model's)")
+    embed.add_argument(
+        "--weights", choices=("float32", "int8"), default="float32",
+        help="how those of convolutions and linear layers are stored (default: float32)",
+    )  # fmt: skip
+    embed.add_argument("--inputs", metavar="FILE.npz", help="inputs to test with: one array, (k, *shape)")
+    embed.add_argument("--samples", type=_positive, default=1, metavar="N", help="or as many random ones (default: 1)")
+    embed.add_argument("--no-verify", action="store_true", help="do not run the model to compare its results")
+    embed.add_argument("-q", "--quiet", action="store_true", help="print nothing")
+    embed.set_defaults(run=run_embed)
     return parser
 
 
@@ -218,6 +240,29 @@ def run_bench(chosen: argparse.Namespace) -> int:
             [chosen.original, *chosen.folded], chosen.rounds, None if feeds is None else feeds[0], chosen.seed
         )
     print(table(timings))
+    return DONE
+
+
+def run_embed(chosen: argparse.Namespace) -> int:
+    from .onnx import embed
+
+    feeds = _feeds(chosen.inputs)
+    inputs = None if feeds is None else next(iter(feeds[0].values()), None)
+    try:
+        made = embed(
+            chosen.model, name=chosen.name, stored=chosen.weights, inputs=inputs, samples=chosen.samples,
+            verify=not chosen.no_verify,
+        )  # fmt: skip
+    except ValueError as error:
+        return _fail(str(error), USAGE)
+    try:
+        written = made.write(chosen.output)
+    except OSError as error:
+        return _fail(str(error), FILE)
+    if not chosen.quiet:
+        print(f"flash: {made.flash} bytes and the code, RAM: {made.ram}, stack: at most {made.stack} on a 32-bit CPU")
+        print("\n".join(made.notes))
+        print(f"written: {', '.join(map(str, written))}")
     return DONE
 
 

@@ -54,6 +54,19 @@ CONVERSIONS(bf16, ncpu_bf16)
 #undef CONVERSIONS
 #include "kernels/random.inc"
 
+/* Where element i behind p is, the number there in an array of R, bytes of a T, and whether the data is double. */
+#if NCPU_SMALL
+#define AT(p, i) ((p) + (ptrdiff_t)(i) * _Generic(*(p), ncpu_any: ncpu_any_size, ncpu_any_real: ncpu_any_size == 8 ? 8 : 4, default: 1))
+#define REAL(p, i) _Generic((const R *)0, const ncpu_any_real *: ncpu_any_real_at, const float *: ncpu_float_at)(p, i)
+#define SIZE(T) _Generic((T *)0, ncpu_any *: (size_t)ncpu_any_size, default: sizeof(T))
+#define IS_DOUBLE (sizeof(S) == 8 && SIZE(T) == 8)
+#else
+#define AT(p, i) ((p) + (i))
+#define REAL(p, i) ((const R *)(p))[i]
+#define SIZE(T) sizeof(T)
+#define IS_DOUBLE (sizeof(T) == 8)
+#endif
+
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 #define SET1(x) JOIN(P, _set)((S)(x))
@@ -79,8 +92,13 @@ CONVERSIONS(bf16, ncpu_bf16)
 #undef AS_FLOAT
 
 #define SET f32
-#define ROWS
 #define WITH_STEPS
+#if NCPU_SMALL
+#define STEPS_ALONE
+#else
+#define ROWS
+#define WITH_BYTES
+#endif
 #define T float
 #define P vf
 #define V vf
@@ -89,8 +107,16 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define R float
 #include "kernels.inc"
 
+#if NCPU_SMALL
+#define SET any
+#define ROWS
+#define WITH_BYTES
+#define T ncpu_any
+#else
 #define SET f16
+#define SOME_ROWS
 #define T ncpu_f16
+#endif
 #define P vf
 #define V vf
 #define L VF_LANES
@@ -98,7 +124,9 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define R float
 #include "kernels.inc"
 
+#if !NCPU_SMALL
 #define SET bf16
+#define SOME_ROWS
 #define T ncpu_bf16
 #define P vf
 #define V vf
@@ -106,9 +134,15 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define S float
 #define R float
 #include "kernels.inc"
+#endif
 
+#if NCPU_SMALL
+#define SET bytes
+#define T ncpu_any
+#else
 #define SET u8
 #define T uint8_t
+#endif
 #define Y float
 #define P vf
 #define V vf
@@ -117,6 +151,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define R float
 #include "kernels.inc"
 
+#if !NCPU_SMALL
 #define SET i8
 #define T int8_t
 #define Y float
@@ -126,10 +161,15 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define S float
 #define R float
 #include "kernels.inc"
+#endif
 
 #define SET f64
-#define ROWS
 #define WITH_STEPS
+#if NCPU_SMALL
+#define STEPS_ALONE
+#else
+#define ROWS
+#endif
 #define T double
 #define P vd
 #define V vd
@@ -138,6 +178,11 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define R double
 #include "kernels.inc"
 
+#if NCPU_SMALL
+#define SET any
+#define T ncpu_any
+#include "kernels/scale.inc"
+#else
 #define SET f32
 #define T float
 #include "kernels/scale.inc"
@@ -153,6 +198,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define SET bf16
 #define T ncpu_bf16
 #include "kernels/scale.inc"
+#endif
 
 #define KERNEL_SET(set)                                                                               \
     {guess_runs_##set,   guess_cols_##set,        measure_runs_##set,      measure_cols_##set,          \
@@ -163,6 +209,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define ROW_KERNELS(set) {norm_sums_##set, norm_rows_##set, norm_cols_##set, norm_grad_sums_##set, norm_grad_rows_##set}
 
 #ifdef NCPU_DEFINES_WIDE
+#if !NCPU_SMALL
 #define SET f32_wide
 #define WIDE
 #define ROWS
@@ -173,17 +220,28 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define S double
 #define R float
 #include "kernels.inc"
+#endif
 
+#if NCPU_SMALL
+#define SET any_wide
+#define ROWS
+#define T ncpu_any
+#define R ncpu_any_real
+#else
 #define SET f16_wide
 #define WIDE
 #define T ncpu_f16
+#define R float
+#endif
 #define P vd
 #define V vd
 #define L VD_LANES
 #define S double
-#define R float
 #include "kernels.inc"
 
+#if NCPU_SMALL
+#include "kernels/any.inc"
+#else
 #define SET bf16_wide
 #define WIDE
 #define T ncpu_bf16
@@ -193,6 +251,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 #define S double
 #define R float
 #include "kernels.inc"
+#endif
 
 const ncpu_kernel_set ncpu_wide[] = {[NCPU_F32] = KERNEL_SET(f32_wide), [NCPU_F64] = KERNEL_SET(f64),
                                      [NCPU_F16] = KERNEL_SET(f16_wide), [NCPU_BF16] = KERNEL_SET(bf16_wide)};
@@ -208,7 +267,10 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .apply_runs_i8 = apply_runs_i8, .apply_cols_i8 = apply_cols_i8,
     .scale_runs = {scale_runs_f32, scale_runs_f64, scale_runs_f16, scale_runs_bf16},
     .scale_cols = {scale_cols_f32, scale_cols_f64, scale_cols_f16, scale_cols_bf16},
-    .rows = {[NCPU_F32] = ROW_KERNELS(f32), [NCPU_F64] = ROW_KERNELS(f64)},
+    .rows = {[NCPU_F32] = ROW_KERNELS(f32), [NCPU_F64] = ROW_KERNELS(f64),
+             [NCPU_F16] = {.norm_sums = norm_sums_f16, .norm_rows = norm_rows_f16},
+             [NCPU_BF16] = {.norm_sums = norm_sums_bf16, .norm_rows = norm_rows_bf16}},
+    .norm_bytes = norm_bytes_f32,
     .wide_rows = ncpu_wide_rows,
     .to_floats = {[NCPU_F16] = to_floats_f16, [NCPU_BF16] = to_floats_bf16},
     .from_floats = {[NCPU_F16] = from_floats_f16, [NCPU_BF16] = from_floats_bf16},

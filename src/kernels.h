@@ -102,7 +102,9 @@ typedef struct {
     const void *center, *scale, *shift; /* computed in: real, or double of the wide sets */
     const void *weight, *bias;          /* real of the data's dtype, not padded, or NULL */
     int centered, shifted;              /* 0: all centers, all shifts are 0 */
-    int stream;
+    int stream;                         /* write past the cache; */
+    int fence;                          /* what has been written so, now, comes before what follows */
+    ptrdiff_t ahead;                    /* also prefetch x this many elements on; 0: not */
     ncpu_activation activation;
     double negative_slope;
 } ncpu_norm_args;
@@ -197,7 +199,9 @@ typedef struct {
     void (*grad_coefficients)(const ncpu_grad_coefficients *, size_t c);
 } ncpu_kernel_set;
 
-/* Normalization of rows, of f32 and f64. */
+enum { NCPU_SHORT_ROW = 64 }; /* 16-bit rows of no more elements are summed as floats */
+
+/* Normalization of rows. */
 typedef struct {
     /* s1[i] = sum(x), s2[i] = sum(x^2) of row i.  Of the arguments no more than x. */
     void (*norm_sums)(const ncpu_norm_args *, double *s1, double *s2);
@@ -218,7 +222,9 @@ typedef struct {
     void (*apply_runs_u8)(const ncpu_apply_args *), (*apply_cols_u8)(const ncpu_apply_args *); /* y is f32 */
     void (*apply_runs_i8)(const ncpu_apply_args *), (*apply_cols_i8)(const ncpu_apply_args *);
     void (*scale_runs[NCPU_BF16 + 1])(const ncpu_scale_args *), (*scale_cols[NCPU_BF16 + 1])(const ncpu_scale_args *);
-    ncpu_row_kernels rows[NCPU_F64 + 1];
+    ncpu_row_kernels rows[NCPU_BF16 + 1]; /* 16 bits: forwards alone, see NCPU_SHORT_ROW, of no activation but relu */
+    /* norm_rows of f32 to bytes: see quantize. */
+    void (*norm_bytes)(const ncpu_norm_args *, float scale, int zero, int low, int high);
     const ncpu_row_kernels *wide_rows; /* ncpu_wide_rows */
     void (*to_floats[NCPU_BF16 + 1])(size_t n, const void *from, float *to); /* of f16 and bf16 */
     void (*from_floats[NCPU_BF16 + 1])(size_t n, const float *from, void *to);

@@ -17,17 +17,23 @@ typedef struct {
     ncpu_dtype y_dtype;
     const void *weight;
     double *mean, *var; /* OUT: (rows), or NULL */
-    int stream;
+    int stream, far;    /* y past the caches; x is beyond them */
     ncpu_team *team;
     size_t units, tasks, scratch_size; /* units: groups of rows, or tiles of columns */
     char *scratch;
-    size_t measure_size;               /* rows */
+    ncpu_dtype taken;                  /* rows: what kernels take, as stored or f32 */
+    size_t together, measure_size;     /* rows that are measured, then applied, in a group; scratch of one's measurement */
     size_t run, tile, tiles;           /* columns that follow each other; of a tile; tiles of a run */
 } ncpu_norm_job;
 
 /* sum = x + added, exactly x * 1 + 0 + added. */
 void ncpu_norm_add(const ncpu_norm_job *j, const ncpu_tile *x, const ncpu_tile *added, const ncpu_tile *sum, size_t rows,
                    size_t len);
+
+/* Rows: plans the groups and a task's scratch; one group; what a task's last group is followed by. */
+void ncpu_plan_groups(ncpu_norm_job *j);
+void ncpu_norm_group(const ncpu_norm_job *j, size_t unit, char *scratch);
+void ncpu_end_groups(const ncpu_norm_job *j);
 
 /* Columns: plans the tiles; a task's scratch; one tile. */
 void ncpu_plan_columns(ncpu_norm_job *j);

@@ -18,7 +18,11 @@ static _Atomic(int (*)(void)) interrupt_check;
 static long long now_ns(void)
 {
     struct timespec t;
+#ifdef CLOCK_MONOTONIC
     clock_gettime(CLOCK_MONOTONIC, &t);
+#else
+    timespec_get(&t, TIME_UTC); /* all that C11 has */
+#endif
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 

@@ -14,6 +14,16 @@ import pytest
 HERE = Path(__file__).parent
 
 
+def tool(command: str) -> list[str]:
+    """The words of `command`, or a skip that names its program; NORMCPU_REQUIRE_PEERS=1 makes that a failure."""
+    words = shlex.split(command)
+    if not shutil.which(words[0]):
+        if os.environ.get("NORMCPU_REQUIRE_PEERS") == "1":
+            pytest.fail(f"{words[0]} is not installed")
+        pytest.skip(f"{words[0]} is not installed")
+    return words
+
+
 def compiled(name: str, folder: Path, *flags: str) -> Path:
     """The shared library of tests/c/<name>.c, made by CC; skips where there is no compiler that takes the flags."""
     compiler = shlex.split(os.environ.get("CC", "cc"))

@@ -78,7 +78,7 @@ def build(case: Case) -> Any:
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     rng = np.random.default_rng(zlib.crc32(f"{name}{shape}".encode()))
-    constants = {"Z": 0.0, "One": 1.0, "Six": 6.0}
+    constants = {"Z": 0.0, "Half": 0.5, "One": 1.0, "Three": 3.0, "Minus3": -3.0, "Six": 6.0, "Sixth": 1 / 6}
     if name in constants:
         return np.full(shape, constants[name], np.float32)
     if name == "Q":

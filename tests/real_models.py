@@ -50,14 +50,14 @@ MAGIKA = Package("magika==1.0.3", "3e9b49134e8116ee40b431664dcbed9e199413efddcce
 IMAGE = (1, 3, 224, 224)
 LIGHT = "backend/test/data/light/light_{}.onnx"
 MODELS = [
-    Model(OCR, "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", 157, 38, (1, 3, 320, 320), gain=10.0),
-    Model(OCR, "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", 193, 51, (1, 3, 48, 320), gain=15.0),
-    Model(OCR, "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx", 89, 18, (1, 3, 48, 192)),
-    Model(OCR3, "rapidocr/models/PP-OCRv6_rec_small.onnx", 71, 8, (1, 3, 48, 160)),
+    Model(OCR, "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", 157, 14, (1, 3, 320, 320), gain=10.0),
+    Model(OCR, "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", 193, 16, (1, 3, 48, 320), gain=15.0),
+    Model(OCR, "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx", 89, 0, (1, 3, 48, 192)),
+    Model(OCR3, "rapidocr/models/PP-OCRv6_rec_small.onnx", 71, 1, (1, 3, 48, 160)),
     Model(OCR3, "rapidocr/models/PP-OCRv6_det_small.onnx", 77, 0, (1, 3, 160, 160)),
     Model(EEG, "brainmaze_eeg_models/spindles/_models/spindle-detector-eeg.onnx", 13, 5, (1, 1, 7500), (1, 15, 7500)),
     Model(CAPTCHA, "vietcombank_captcha/models/vietcombank_captcha.onnx", 5, 3, (1, 50, 155, 3)),
-    Model(MAGIKA, "magika/models/standard_v3_3/model.onnx", 11, 5, (1, 2048)),
+    Model(MAGIKA, "magika/models/standard_v3_3/model.onnx", 11, 3, (1, 2048)),
     Model(None, LIGHT.format("densenet121"), 363, 62, IMAGE),
     Model(None, LIGHT.format("inception_v2"), 207, 0, IMAGE),
     Model(None, LIGHT.format("resnet50"), 53, 0, IMAGE),

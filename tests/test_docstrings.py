@@ -17,6 +17,7 @@ from peers import peer
 
 import normcpu
 import normcpu._public
+import normcpu.embed
 
 MODULES = [info.name for info in pkgutil.walk_packages(normcpu.__path__, "normcpu.")]
 
@@ -31,7 +32,7 @@ def test_examples(name: str) -> None:
 def test_every_function_has_an_example() -> None:
     missing = [
         name
-        for room in (normcpu, normcpu.fold)
+        for room in (normcpu, normcpu.embed, normcpu.fold)
         for name in room.__all__
         if name.islower() and ">>>" not in getattr(room, name).__doc__
     ]

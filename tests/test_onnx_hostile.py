@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_cases import FOLDED, Case, build
+from onnx_cases import AGGRESSIVE, FOLDED, Case, build
 from peers import peer
 
 from normcpu import cli
@@ -83,6 +83,19 @@ def test_a_loop_without_end_is_not_waited_for(tools: Any, monkeypatch: pytest.Mo
     _, report = tools.fold(proto)
     assert "cannot be run here" in report.not_verified
     assert report.folded
+
+
+def test_the_evaluator_is_not_waited_for(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profiler of the caller's is there again afterwards."""
+    from normcpu.onnx import run
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(run, "LONGEST_HERE", 0.0)
+    before = sys.getprofile()
+    _, report = tools.fold(build(CONV))
+    assert "ONNX's evaluator more than" in report.not_verified
+    assert report.folded
+    assert sys.getprofile() is before
 
 
 # ---- External data -----------------------------------------------------------------------------------------
@@ -251,6 +264,39 @@ def test_a_zero_point_of_another_type(tools: Any) -> None:
     body = "w = DequantizeLinear<axis=0>(Q[5,4,3,3], S[5], Z[5])\nc = Conv(x, w)\ny = Mul(c, P[5,1,1])"
     _, report = tools.fold(build(Case("", "", 1, 1, body)), verify=False)
     assert "zero point of another type" in report.table()
+
+
+def test_an_addend_that_is_not_finite(tools: Any) -> None:
+    """What would be added to it goes another way."""
+    import onnx
+
+    proto = build(next(c for c in AGGRESSIVE if c.name == "a map behind, joined with an Add"))
+    tensor = next(t for t in proto.graph.initializer if t.name == "B2")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.full((4, 1, 1), np.inf, np.float32), "B2"))
+    _, report = tools.fold(proto, aggressive=True, verify=False)
+    assert not {"F2d", "F3"} & {rule for record in report.folded for rule in record.rules}
+
+
+def test_a_convolution_whose_weight_is_integer(tools: Any) -> None:
+    """Beside one on the same input."""
+    body = "a = Conv<pads=[1,1,1,1]>(x, W[4,4,3,3])\nb = Conv(x, W1[4,4,1,1])\ny = Add(a, b)"
+    proto = build(Case("", "", 1, 1, body))
+    tensor = next(t for t in proto.graph.initializer if t.name == "W")
+    tensor.data_type = tensor.UINT32
+    _, report = tools.fold(proto, verify=False)
+    assert not report.folded
+
+
+def test_shapes_that_do_not_fit(tools: Any) -> None:
+    """What was six channels comes out of a product that cannot be as four."""
+    import onnx
+
+    body = "a = Mul(x, G[6,1])\nb = Add(a, B[6,1])\nm = MatMul(x, b)\nc = Mul(m, a)\ny = Sub(c, P[])"
+    proto = build(Case("", "", 3, 3, body, "float[2,6,4] x"))
+    del proto.graph.output[:]
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, 4]))
+    _, report = tools.fold(proto, verify=False)
+    assert (report.before, report.after) == (3, 3)
 
 
 # ---- Values --------------------------------------------------------------------------------------------------

@@ -178,15 +178,6 @@ SILU = """h = MatMul(x, W[6,8])
   s = Sigmoid(a)
   g = Mul(h, s)
   y = MatMul(g, W2[8,3])"""
-HARD_SWISH = """h = MatMul(x, W[6,8])
-  three = Constant<value_float=3.0>()
-  a = Add(h, three)
-  zero = Constant<value_float=0.0>()
-  six = Constant<value_float=6.0>()
-  c = Clip(a, zero, six)
-  m = Mul(h, c)
-  g = Div(m, six)
-  y = MatMul(g, W2[8,3])"""
 ATTENTION = """q = MatMul(x, W[6,8])
   k0 = MatMul(x, W2[6,8])
   k = Add(k0, B[8])
@@ -202,7 +193,6 @@ COMPOSITES = {  # {name: text, operations that go for onnxruntime, for another}
     "GELU": (GELU, [], ["Mul"]),
     "GELU by tanh": (TANH, [], ["Mul"]),
     "SiLU": (SILU, [], []),
-    "HardSwish": (HARD_SWISH, ["Div"], ["Div"]),
     "attention with a mask": (ATTENTION, [], ["Add", "Div"]),
 }
 

@@ -20,6 +20,7 @@ import pytest
 import normcpu
 from normcpu import _core
 
+pytestmark = pytest.mark.alone
 MOST_SECONDS = 120  # of a child: far more than it needs on any machine
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the library as one C file and its header:  python tools/amalgamate.py dist
 
-What a C preprocessor does with #include "...", and no more: headers once, kernels.inc and its parts as often as they are
-included.  Functions that several files share become static, and names that several files use for something of their
+What a C preprocessor does with #include "...", and no more: headers once, kernels.inc and its parts as often as they
+are included.  Functions that several files share become static, and names that several files use for something of their
 own get the file's name behind them.  kernels.c comes for the one instruction set that the compiler's flags allow.
 """
 
@@ -24,25 +24,23 @@ INCLUDE = re.compile(r'^#include (?:"(.+)"|(NCPU_SIMD)).*\n', re.MULTILINE)
 COMMENT = re.compile(r"[ \t]*/\*.*?\*/", re.DOTALL)
 BLANK = re.compile(r"\n(\s*\n)+")
 # At file scope, which is where a line starts with a letter: a function, and what else a .c file may keep to itself.
-PARAMETERS = ("Y", "WIDE", "ROWS", "WITH_STEPS")  # those of kernels.inc that are asked for
 FUNCTION = re.compile(r"^(?!static|typedef|return)(?:extern )?(\w[\w \*]*?\b(ncpu_\w+)(?:\(|\[))", re.MULTILINE)
-OWN = re.compile(
-    r"^static [\w \*]*?\b(\w+)(?:\(|\[| =|;)|^\} (\w+);|^typedef [^;{]*\(\*(\w+)\)", re.MULTILINE
-)
+OWN = re.compile(r"^static [\w \*]*?\b(\w+)(?:\(|\[| =|;)|^\} (\w+);|^typedef [^;{]*\(\*(\w+)\)", re.MULTILINE)
 ENUMERATOR = re.compile(r"^enum \{ (.*)\};", re.MULTILINE)
+PARAMETERS = ("Y", "WITH_STEPS")  # of kernels.inc, where a copy without the other branch is much shorter
 FEATURE = re.compile(r"^#define _\w+_SOURCE.*\n", re.MULTILINE)
 
 TOP = """\
 /* SPDX-License-Identifier: Apache-2.0
  *
- * normcpu {version} in one file, made by tools/amalgamate.py: what it does is said in normcpu.h, which belongs beside it.
+ * normcpu {version} in one file, made by tools/amalgamate.py.  What it does is said in normcpu.h.
  *
  *     cc -std=c11 -O3 -mavx2 -mf16c -c normcpu.c          then link with -lm
  *
  * The instruction set is the best that the compiler's flags allow:
 {choices}
  * and plain C otherwise, or with NORMCPU_SCALAR defined.  It must be one of the CPU's: nothing asks when it runs.
- * -fopenmp gives it threads (and may want -ldl).  -Os, or NCPU_COMPACT=1, is small and slower; the bits are the same. */
+ * -fopenmp gives it threads (and may want -ldl).  -Os, or NCPU_SMALL=1, is small, slower, and the same bits. */
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* clock_gettime, sysconf's names of caches, dladdr */
@@ -62,7 +60,10 @@ TOP = """\
 #elif defined __GNUC__
 #pragma GCC optimize("fp-contract=off")
 #endif
-#if !defined NCPU_COMPACT && defined __OPTIMIZE_SIZE__
+#if !defined NCPU_SMALL && defined __OPTIMIZE_SIZE__
+#define NCPU_SMALL 1
+#endif
+#if NCPU_SMALL
 #define NCPU_COMPACT 1
 #endif
 #define NCPU_DEFINES_WIDE
@@ -127,7 +128,7 @@ def settled(text: str) -> str:
     kept, defined, parts = [], set(), []  # parts: of each #if around a line, (is it one of ours, is it left out)
     for line in text.splitlines(keepends=True):
         words = line.split()
-        word, name = (words + ["", ""])[:2]
+        word, name = [*words, "", ""][:2]
         ours = word in ("#ifdef", "#ifndef") and name in PARAMETERS
         if word.startswith("#if"):
             parts.append((ours, ours and (name in defined) != (word == "#ifdef")))

@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Unpack packages of this Debian release, built for another architecture, and what they depend on, into a folder:
+# Unpack packages of a Debian release, built for another architecture, and what they depend on, into a folder:
 #
-#     tools/foreign.sh arm64 build/arm64 python3 libgomp1
+#     tools/foreign.sh trixie arm64 build/arm64 python3 libgomp1
 #
 # Nothing is installed, so no root, no binfmt_misc and no chroot: qemu-user runs it with -L FOLDER.
 set -euo pipefail
-arch=$1 folder=$2
-shift 2
+release=$1 arch=$2 folder=$3
+shift 3
 apt=$(mktemp -d)
 trap 'rm -rf "$apt"' EXIT
 mkdir -p "$folder" "$apt"/{state/lists/partial,cache/archives/partial}
 touch "$apt/status"
 
-release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+# From where this system's own packages come.
+here=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
 apt-get indextargets --format "\$(REPO_URI) \$(CODENAME)" "Created-By: Packages" |
-  awk -v release="$release" '$2 == release { print "deb", $1, $2, "main"; exit }' >"$apt/list"
+  awk -v here="$here" -v release="$release" '$2 == here { print "deb", $1, release, "main"; exit }' >"$apt/list"
 options=(-qq -o "Dir::State=$apt/state" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt/cache"
   -o "Dir::Etc::sourcelist=$apt/list" -o Dir::Etc::sourceparts=/dev/null -o "APT::Architecture=$arch"
   -o "APT::Architectures=$arch" -o APT::Install-Recommends=false -o APT::Sandbox::User=root)

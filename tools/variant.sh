@@ -6,7 +6,8 @@
 #     tools/variant.sh asan    -m pytest -s   AddressSanitizer and UBSan (-s: pytest would swallow a report)
 #     tools/variant.sh asan-flags             prints the flags of asan
 #     tools/variant.sh tsan    -m pytest -s   ThreadSanitizer: clang, LLVM's OpenMP, and Archer, which knows its barriers
-#     tools/variant.sh aarch64 -m pytest      a Debian Python for arm64 under qemu-user
+#     tools/variant.sh aarch64 -m pytest      a Debian Python for arm64 under qemu-user; armv7, riscv64: without pytest
+#     tools/variant.sh x86-baseline -m pytest this Python, on an emulated CPU without AVX
 set -euo pipefail
 name=$1
 shift
@@ -19,12 +20,26 @@ build=("$root/.venv/bin/python")
 run=("$root/.venv/bin/python")
 reuse=()
 
-# The arm64 Python: this one's minor version must be this Debian's.
+# Python and NumPy for a foreign CPU, of the first Debian that has them for riscv64; PyPI has the tests' requirements
+# for arm64 alone.  sys.executable must be something that this machine can run.
 foreign_python() {
-  "$root/tools/foreign.sh" arm64 "$system" python3 "libpython$version-dev" libgomp1 libstdc++6
-  "$root/.venv/bin/pip" install --quiet --target "$system/site" --requirement "$root/.venv/have-test.txt" \
-    --python-version "$version" --only-binary=:all: \
+  local part=$system.part
+  rm -rf "$part"
+  "$root/tools/foreign.sh" trixie "$debian" "$part" python3 python3-numpy libpython3-dev libgomp1 libstdc++6
+  version=$(cd "$part/usr/include" && echo python3.*)
+  mkdir "$part/site"
+  [ "$debian" != arm64 ] || "$root/.venv/bin/pip" install --quiet --target "$part/site" \
+    --requirement "$root/.venv/have-test.txt" --python-version "${version#python}" --only-binary=:all: \
     --platform manylinux_2_28_aarch64 --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64
+  echo "import sys; sys.executable = '$system/python'" >"$part/site/sitecustomize.py"
+  cat >"$part/python" <<END
+#!/bin/sh
+export PYTHONHOME='$system/usr' PYTHONPATH="\$PYTHONPATH:$system/site"
+exec ${emulator[*]} -L '$system' -E LD_LIBRARY_PATH='$system/usr/lib/$triple/blas:$system/usr/lib/$triple/lapack' \
+  '$system/usr/bin/$version' "\$@"
+END
+  chmod +x "$part/python"
+  mv "$part" "$system"
 }
 
 case $name in
@@ -46,19 +61,28 @@ tsan)
   OMP_TOOL_LIBRARIES=$(llvm-config-19 --libdir)/libarcher.so
   run=(env LD_PRELOAD="$(clang-19 -print-file-name=libclang_rt.tsan-x86_64.so)" "${run[@]}")
   ;;
-aarch64)
-  triple=aarch64-linux-gnu system=$root/build/arm64
-  version=$("${build[@]}" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+aarch64 | armv7 | riscv64)
+  machine=$name
+  # shellcheck source=tools/machine.sh
+  . "$root/tools/machine.sh"
+  system=$root/build/$debian
   [ -d "$system" ] || foreign_python
-  # Only pyconfig.h's folder: the C library's own headers are the cross compiler's.
+  # Of the C library's own headers, which are the cross compiler's, only the folder that has pyconfig.h.
   mkdir -p "$tree/headers"
   ln -sfn "$system/usr/include/$triple" "$tree/headers/$triple"
   export CC=$triple-gcc LDSHARED="$triple-gcc -shared"
-  export CFLAGS="-I$tree/headers -I$system/usr/include/python$version"
-  export _PYTHON_HOST_PLATFORM=linux-aarch64 SETUPTOOLS_EXT_SUFFIX=.so NORMCPU_TARGET_ARCH=aarch64
-  # Not the default CPU: emulating its pointer authentication takes seven times as long.
-  run=(env PYTHONHOME="$system/usr" PYTHONPATH="$tree:$system/site" qemu-aarch64-static -cpu cortex-a72 -L "$system"
-    "$system/usr/bin/python$version")
+  CFLAGS="-I$tree/headers -I$(echo "$system"/usr/include/python3.*)"
+  export CFLAGS="$CFLAGS -I$system/usr/lib/python3/dist-packages/numpy/_core/include"
+  export _PYTHON_HOST_PLATFORM=linux-$debian SETUPTOOLS_EXT_SUFFIX=.so NORMCPU_TARGET_ARCH=$arch
+  export GOMP_SPINCOUNT=1000 # an emulated thread that spins keeps the others from working
+  run=("$system/python")
+  ;;
+x86-baseline) # OpenBLAS needs telling, or it takes the host's CPU for granted and dies.
+  machine=$name
+  # shellcheck source=tools/machine.sh
+  . "$root/tools/machine.sh"
+  run=(env OPENBLAS_CORETYPE=Nehalem "${emulator[@]}" "${run[@]}")
+  reuse=("$root"/build/temp.*)
   ;;
 *)
   echo "unknown variant $name: see the top of $0" >&2

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _core
 from .._arrays import FLOAT32, FLOAT64, as_array, as_axis, as_parameter, output_for
+from .._sums import tree_sums
 from .._types import Array, Float64s, Readable
 
 # The smallest normal number, and the first that rounds to infinity: the largest and half an ulp.
@@ -126,10 +127,10 @@ def stored(name: str, doubles: Float64s, dtype: np.dtype[Any], digits: bool = Fa
 
 def rounded_once(doubles: Float64s, dtype: np.dtype[Any]) -> Array:
     """As dtype; NumPy goes to bfloat16 by way of float32, which rounds twice."""
-    return (_to_odd(doubles) if dtype.name == "bfloat16" else doubles).astype(dtype)
+    return (to_odd(doubles) if dtype.name == "bfloat16" else doubles).astype(dtype)
 
 
-def _to_odd(doubles: Float64s) -> Array:
+def to_odd(doubles: Float64s) -> Array:
     """As float32, inexact results with an odd last bit: rounding these to bfloat16 rounds the doubles once."""
     single = doubles.astype(FLOAT32)
     bits = single.view(np.uint32)
@@ -146,15 +147,4 @@ def weighted_sums(x: Array, weights: Float64s) -> Float64s:
         terms = x[at : at + rows].astype(FLOAT64)
         terms *= weights.reshape(-1, *[1] * (x.ndim - 2))
         sums[at : at + rows] = tree_sums(terms.reshape(len(terms), -1))
-    return sums
-
-
-def tree_sums(terms: Float64s) -> Float64s:
-    """The sums (r) of terms (r, n), which it overwrites, halves onto halves: the same bits everywhere, and wrong by at
-    most log2(n) + 1 roundings of the sum of absolute terms."""
-    while terms.shape[1] > 1:
-        half = (terms.shape[1] + 1) // 2
-        terms[:, : terms.shape[1] - half] += terms[:, half:]
-        terms = terms[:, :half]
-    sums: Float64s = terms.sum(axis=1)  # of one term, or none
     return sums

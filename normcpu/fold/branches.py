@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import FLOAT64
+from .._sums import tree_sums
 from .._types import Array, Float64s, Readable
-from ._scale import stored, tree_sums
+from ._scale import stored
 from ._weights import Weights, as_bias, as_groups, as_weight, doubles
 from .affine import Affine, as_affine
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from .._arrays import FLOAT64
+from .._sums import tree_sums
 from .._types import Array, Float64s, Readable
-from ._scale import Part, stored, tree_sums, weighted_sums
+from ._scale import Part, stored, weighted_sums
 from ._weights import Destination, Out, Weights, as_bias, as_weight, doubles
 from .affine import Affine, as_affine
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import _core
 from .._arrays import as_activation, as_array, as_axis, as_like, as_number, output_for
+from .._sums import tree_sums
 from .._types import Activation, Array, Float64s, Readable
 from ..statistics import moments
 
@@ -116,9 +117,9 @@ def blocks(piece: Array) -> Iterator[tuple[tuple[slice, slice], tuple[slice, ...
 
 
 def by_row(values: Float64s) -> Float64s:
-    """(n, c) sums, in the same order whatever the strides."""
-    sums: Float64s = np.ascontiguousarray(values).reshape(*values.shape[:2], -1).sum(-1)
-    return sums
+    """The (n, c) sums."""
+    n, c = values.shape[:2]
+    return tree_sums(np.array(values, order="C").reshape(n * c, values[:1, :1].size)).reshape(n, c)
 
 
 def as_axes(axis: Any, x: Array) -> tuple[int, ...]:

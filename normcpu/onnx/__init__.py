@@ -15,6 +15,7 @@ except ModuleNotFoundError as missing:
     ) from None
 
 from .bench import Timing, bench
+from .embed import CannotEmbed, embed, layers
 from .engine import AGGRESSIVE, RULES
 from .fold import UnknownNode, UnknownRule, fold
 from .push import Record
@@ -27,6 +28,7 @@ from .verify import Reference, Verification
 __all__ = [
     "AGGRESSIVE",
     "RULES",
+    "CannotEmbed",
     "CannotRun",
     "ModelError",
     "Record",
@@ -37,7 +39,9 @@ __all__ = [
     "UnknownRule",
     "Verification",
     "bench",
+    "embed",
     "fold",
+    "layers",
     "load",
     "save",
 ]

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .affine import Array, Refused
-from .constants import integer, ints, text
+from .constants import integer, ints, is_float, text
 from .net import Net, Use, title
 from .push import Record, Step
 from .read import read
@@ -141,7 +141,7 @@ def _convolution(net: Net, use: Use) -> Branch | None:
     except Refused:
         return None
     x = node.inputs[0]
-    if weight is None or x is None or weight.ndim < 3:
+    if weight is None or x is None or weight.ndim < 3 or not is_float(weight.dtype):
         return None
     axes = weight.ndim - 2
     strides, dilations = (ints(node, name) or [1] * axes for name in ("strides", "dilations"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from string import ascii_letters
 
+import numpy as np
 import onnx_ir as ir
 
 from .affine import Affine, Array, Refused
 from .constants import integer, text
-from .matmul import add_behind
+from .matmul import add_behind, only_axis
 from .net import Net, title
 from .parts import parts_backward
 from .push import Mover, Plan, backward, forward
@@ -33,9 +34,20 @@ class Equation:
         self.index = constant.index(True)
         self.weight = self.terms[self.index]
         self.data = self.terms[1 - self.index]
+        self.title = title(node)
 
-    def factors(self, s: Array, label: str) -> Array:
-        return s.reshape([-1 if k == label else 1 for k in self.weight])
+    def of_weight(self, a: Array, labels: str, shape: tuple[int, ...]) -> Array:
+        """`a`, over the axes `labels`, as factors of the weight; refused where that lacks an axis."""
+        if any(n > 1 and k not in self.weight for n, k in zip(a.shape, labels, strict=True)):
+            raise Refused(f"the weight of Einsum {self.title} does not have the axes that the factors vary along")
+        kept = [k for k in labels if k in self.weight]
+        a = a.reshape([n for n, k in zip(a.shape, labels, strict=True) if k in self.weight])
+        sizes = dict(zip(kept, a.shape, strict=True))
+        a = a.transpose([kept.index(k) for k in self.weight if k in kept])
+        a = a.reshape([sizes.get(k, 1) for k in self.weight])
+        if any(n not in (1, size) for n, size in zip(a.shape, shape, strict=True)):
+            raise Refused(f"factors {a.shape} do not fit the weight {shape} of Einsum {self.title}")
+        return a
 
 
 def _without_dots(net: Net, node: ir.Node, equation: str) -> str:
@@ -51,54 +63,37 @@ def _without_dots(net: Net, node: ir.Node, equation: str) -> str:
 
 @backward("B5", "Einsum")
 def einsum_backward(mover: Mover, node: ir.Node, output: int, affine: Affine) -> Plan:
-    """The constant operand times s along the output's label, if it has that label; t in an Add behind."""
+    """The constant operand times s along the output's labels, if it has those labels; t in an Add behind."""
     equation = Equation(mover.net, node)
     shape = weight_shape(mover.net, node, equation.index)
-    label = equation.out[min(affine.axes)] if affine.axes else equation.weight[0]
-    if len(affine.axes) > 1 or label not in equation.weight:
-        raise Refused(f"the weight of Einsum {title(node)} does not have the axes that the factors vary along")
-    along = equation.weight.index(label)
-    size = shape[along] if affine.axes else 1
-    s, t = affine.vectors(equation.out.index(label) if affine.axes else 0, size)
+    factors = equation.of_weight(affine.scale, equation.out, shape)
     plan = mover.step(node)
-    factors = equation.factors(s, label)
-    plan.actions += scale_weight(mover.net, node, equation.index, factors, along)
-    if affine.axes:
-        t = t.reshape([-1 if k == label else 1 for k in equation.out])
-    plan.actions += add_behind(mover.net, node, t)
+    plan.actions += scale_weight(mover.net, node, equation.index, factors, only_axis(factors))
+    plan.actions += add_behind(mover.net, node, affine.shift)
     return plan
 
 
 @forward("F3", "Einsum")
 def einsum_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> Plan:
-    """Scale the constant operand along the label of the data; a shift becomes the same Einsum of the shift."""
+    """Scale the constant operand along the labels of the data; a shift becomes the same Einsum of the shift."""
     equation = Equation(mover.net, node)
     if index == equation.index:
         raise Refused("it is the constant operand")
     shape = weight_shape(mover.net, node, equation.index)
-    shared = [k for k in equation.data if k in equation.weight]
-    if len(affine.axes) > 1 or any(equation.data[k] not in shared for k in affine.axes):
-        raise Refused(f"the weight of Einsum {title(node)} does not have the axes that the factors vary along")
-    label = equation.data[min(affine.axes)] if affine.axes else equation.weight[0]
-    along = equation.weight.index(label)
-    s, t = affine.vectors(min(affine.axes, default=0), shape[along] if affine.axes else 1)
+    factors = equation.of_weight(affine.scale, equation.data, shape)
     plan = mover.step(node)
-    if t.any():
-        if any(k not in shared and k not in equation.out for k in equation.data):
+    if affine.shift.any():
+        equation.of_weight(affine.shift, equation.data, shape)
+        if any(k not in equation.weight and k not in equation.out for k in equation.data):
             raise Refused(f"Einsum {title(node)} sums over an axis that its weight does not have")
         weight = constant_input(mover.net, node, equation.index)
         assert weight is not None
-        summed = tuple(k for k, name in enumerate(equation.weight) if name in shared and name not in equation.out)
-        gained = (weight * equation.factors(t, label)).sum(axis=summed)
-        kept = [name for k, name in enumerate(equation.weight) if k not in summed]
-        order = sorted(range(len(kept)), key=lambda k: equation.out.index(kept[k]) if kept[k] in equation.out else -1)
-        if any(name not in equation.out for name in kept):
-            raise Refused(f"Einsum {title(node)} sums over an axis of its weight alone")
-        gained = gained.transpose(order).reshape(
-            [shape[equation.weight.index(k)] if k in kept else 1 for k in equation.out]
-        )
-        plan.actions += add_behind(mover.net, node, gained)
-    plan.actions += scale_weight(mover.net, node, equation.index, equation.factors(s, label), along)
+        varying = "".join(k for n, k in zip(affine.shift.shape, equation.data, strict=True) if n > 1)
+        kept = "".join(k for k in equation.out if k in equation.weight)
+        gained = np.einsum(f"{varying},{equation.weight}->{kept}", affine.shift.squeeze(), weight)
+        sizes = dict(zip(kept, gained.shape, strict=True))
+        plan.actions += add_behind(mover.net, node, gained.reshape([sizes.get(k, 1) for k in equation.out]))
+    plan.actions += scale_weight(mover.net, node, equation.index, factors, only_axis(factors))
     return plan
 
 

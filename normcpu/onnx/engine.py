@@ -16,6 +16,7 @@ from .branches import merge_branches
 from .centre import centre_streams
 from .chains import Chain, follow, outer_product, part_of
 from .compose import compose_norms
+from .hard_swish import compose_hard_swish
 from .metadata import add_properties, weight_and_bias
 from .net import Net, title
 from .norms import read_norm, reset_norm
@@ -28,7 +29,7 @@ from .successive import merge_successive
 
 AGGRESSIVE = frozenset({"F2c", "F2d", "F2e", "F7b", "N4", "N5", "R3"})  # they add to the model, and are off by default
 RULES = frozenset(rule.name for table in (BACKWARD, FORWARD) for rules in table.values() for rule in rules) | {
-    "F2b", "N1", "N2", "N3", "N6", "N7", "P1", "R1", "R2", "S1", "S2", "X1",
+    "F2b", "N1", "N2", "N3", "N6", "N7", "P1", "R1", "R2", "S1", "S2", "X1", "X2",
 } | AGGRESSIVE  # fmt: skip
 LONGEST_PART = 8  # nodes; chains are rarely longer, and each part is tried
 OPSETS = range(7, 29)  # whose operations these rules were written for
@@ -66,6 +67,8 @@ class Engine:
         if self.net.opset not in OPSETS:
             self.records.append(Record("model", "", "kept", [], f"opset {self.net.opset} is not one that is known"))
             return
+        if "X2" not in self.options.skip:
+            compose_hard_swish(self.net, self.frozen, self.records)
         while self._round() or self._rewrite():
             self.changed = True
         self.kept |= {node: f"it {why}" for node, why in self.left.items()}

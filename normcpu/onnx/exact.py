@@ -111,19 +111,23 @@ def rounded(exact: Evaluated, dtype: ir.DataType) -> Evaluated:
         return np.ascontiguousarray(rounded_once(np.asarray(exact, np.float64), numpy_type(dtype)))
 
 
-def check_range(exact: Evaluated, factors: Array, dtype: ir.DataType, what: str, axis: int | None) -> None:
+def unfolded(net: Net, weight: ir.Value, factors: Array) -> tuple[Evaluated, Array]:
+    """A weight as it is stored, and all factors that it is to have: those of earlier folds, and these."""
+    before = net.constants.scaled.get(weight)
+    raw = (net.constants.raw(weight) if before is None else before.raw)()
+    if not np.isfinite(raw).all():
+        raise Refused(f"{weight.name!r} is not finite")
+    return raw, factors if before is None else before.factors * factors
+
+
+def check_range(values: Evaluated, factors: Array, dtype: ir.DataType, what: str, axis: int | None) -> None:
     """Refuses what the type cannot hold: a product that overflows, and in float16 a channel so small that its largest
     weight loses three bits.  That is one below 1/8 of the smallest normal number; smaller weights beside a larger one
     only lose what is nothing to the sum.  The other types' ranges begin at 1e-38: what falls below is dead.
     """
     limits = ml_dtypes.finfo(numpy_type(dtype))
-    with np.errstate(over="ignore", invalid="ignore"):
-        size = np.abs(exact * factors)
-    channel = -1
-    if axis is not None and size.ndim:
-        channel = axis
-        size = size.max(axis=tuple(k for k in range(size.ndim) if k != axis), initial=0)
-    name = "" if channel < 0 else " in channel {}"
+    size = _largest(values, factors, axis)
+    name = " in channel {}" if size.ndim else ""
     with np.errstate(over="ignore"):
         bad = ~np.isfinite(size.astype(numpy_type(dtype)).astype(np.float64))
     if bad.any():
@@ -132,6 +136,22 @@ def check_range(exact: Evaluated, factors: Array, dtype: ir.DataType, what: str,
         small = (size > 0) & (size < float(limits.tiny) / 8)
         if small.any():
             raise Refused(f"{what} would fall below {dtype.name.lower()}'s range{name.format(int(np.argmax(small)))}")
+
+
+def _largest(values: Evaluated, factors: Array, axis: int | None) -> Array:
+    """max |values * factors| over all, or for each index of an axis: in float64, some rows at a time."""
+    values, factors = np.broadcast_arrays(values, factors)
+    if not values.ndim:
+        return np.abs(np.asarray(values, np.float64) * factors)
+    others = tuple(k for k in range(values.ndim) if k != axis)
+    found = np.zeros(() if axis is None else values.shape[axis])
+    rows = max(1, BLOCK // max(1, values.size // max(1, len(values))))
+    for k in range(0, len(values), rows):
+        here = slice(k, k + rows) if axis == 0 else ...
+        with np.errstate(over="ignore", invalid="ignore"):
+            part = np.abs(np.asarray(values[k : k + rows], np.float64) * factors[k : k + rows])
+        found[here] = np.maximum(found[here], part.max(axis=others, initial=0))
+    return found
 
 
 def whose(node: ir.Node, index: int) -> str:

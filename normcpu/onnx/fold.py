@@ -76,7 +76,7 @@ def fold(
     for name in (*skip, *(only or ())):
         if name not in RULES:
             raise UnknownRule(f"there is no rule {name!r}; there are {', '.join(sorted(RULES))}")
-    again, where = _reader(model), f"{model}: " if isinstance(model, str | os.PathLike) else ""
+    again, where = reader(model), f"{model}: " if isinstance(model, str | os.PathLike) else ""
     unasked = RULES - set(only) if only is not None else frozenset() if aggressive else AGGRESSIVE
     off = frozenset(skip) | unasked
     options = Options(off, frozenset(keep), target, ranges, keep_metadata)
@@ -117,10 +117,10 @@ def _once(again: Callable[[], ir.Model], options: Options) -> tuple[ir.Model, Re
         ranges = engine.watched.changed() if engine.watched is not None else []
         return model, Report(before, count_affine(engine.net), engine.records, ranges=ranges, external_data=external)
     except Exception as error:  # where nothing is wrong with the model it comes out as it is
-        raise _invalid(again(), error) from error
+        raise invalid(again(), error) from error
 
 
-def _invalid(model: ir.Model, error: Exception) -> Exception:
+def invalid(model: ir.Model, error: Exception) -> Exception:
     """What ONNX says is wrong with the model, if it is no valid one; the error as it is if it is."""
     if isinstance(error, ModelError):
         return error
@@ -174,7 +174,7 @@ def _culprit(again: Callable[[], ir.Model], options: Options, report: Report, re
     return min(worst, key=lambda rule: worst[rule])
 
 
-def _reader(model: Source) -> Callable[[], ir.Model]:
+def reader(model: Source) -> Callable[[], ir.Model]:
     """Reads the model anew each time: folding changes what it is given."""
     if isinstance(model, onnx.ModelProto):
         return lambda: _of_proto(onnx.ModelProto.FromString(model.SerializeToString()))

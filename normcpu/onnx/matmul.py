@@ -12,6 +12,7 @@ from .conv import only_data
 from .exact import check_range, new_constant
 from .net import Net, title
 from .push import Mover, Plan, backward, forward
+from .spell import trimmed
 from .weights import Action, constant_input, scale_weight, set_constant, weight_shape
 
 
@@ -84,12 +85,33 @@ def matmul_backward(mover: Mover, node: ir.Node, output: int, affine: Affine) ->
         plan.actions += scale_weight(net, node, index, affine.scale.reshape(1), 0)
         plan.actions += add_behind(net, node, affine.shift.reshape(()))
         return plan
-    axis, along = (rank - 1, len(shape) - 1) if right else (rank - 2, len(shape) - 2)
-    s, t = affine.vectors(axis, shape[along])
+    axis, along = (rank - 1, -1) if right else (rank - 2, -2)
+    factors, t = (_of_weight(affine, a, axis, shape, along) for a in (affine.scale, affine.shift))
     plan = mover.step(node)
-    plan.actions += scale_weight(net, node, index, s if right else s[:, None], along)
-    plan.actions += add_behind(net, node, t if right else t[:, None])
+    plan.actions += scale_weight(net, node, index, factors, only_axis(factors))
+    plan.actions += add_behind(net, node, trimmed(t))
     return plan
+
+
+def _of_weight(affine: Affine, a: Array, axis: int, shape: tuple[int, ...], along: int) -> Array:
+    """`a`, of an affine over matrices (..., m, n), as factors of a weight (..., k, l), whose axis `along` is `axis`.
+
+    Where each head has a weight of its own it may have factors of its own.
+    """
+    wide = trimmed(np.atleast_2d(a).swapaxes(axis - a.ndim, -1), len(shape))
+    heads = zip(wide.shape[-3::-1], shape[-3::-1], strict=False)
+    if wide.ndim > len(shape) or wide.shape[-2] > 1 or any(n not in (1, m) for n, m in heads):
+        raise Refused(f"the factors vary along axes {sorted(affine.axes)}, not only along axis {axis}")
+    if wide.shape[-1] not in (1, shape[along]):
+        raise Refused(f"{wide.shape[-1]} factors do not fit {shape[along]} channels")
+    full = np.broadcast_to(wide, (*wide.shape[:-1], shape[along]))
+    return full if along == -1 else full.swapaxes(-1, -2)
+
+
+def only_axis(factors: Array) -> int | None:
+    """The axis of the weight that the factors vary along, None where there are more."""
+    varying = [k for k, n in enumerate(factors.shape) if n > 1]
+    return None if len(varying) > 1 else varying[0] if varying else factors.ndim - 1
 
 
 def _product_backward(mover: Mover, node: ir.Node, affine: Affine) -> Plan:
@@ -127,18 +149,18 @@ def matmul_forward(mover: Mover, node: ir.Node, index: int, affine: Affine) -> P
     if not constant or (affine.axes - {contracted} and contracted not in affine.axes):
         return _product_forward(mover, node, index, affine, contracted)
     shape = weight_shape(net, node, other)
-    vector = len(shape) < 2
-    along = len(shape) - 2 if index == 0 and not vector else len(shape) - 1
-    s, t = affine.vectors(contracted, shape[along])
     plan = mover.step(node)
+    if len(shape) < 2:
+        factors, t = affine.vectors(contracted, shape[0])
+    else:
+        along = -2 if index == 0 else -1
+        factors, t = (_of_weight(affine, a, contracted, shape, along) for a in (affine.scale, affine.shift))
     if t.any():
         weight = constant_input(net, node, other)
         assert weight is not None
-        gained = np.asarray(weight @ t) if vector else t @ weight if index == 0 else (weight @ t)[..., None]
-        if gained.ndim > 1 and index == 0:
-            gained = gained[..., None, :]
-        plan.actions += add_behind(net, node, gained)
-    plan.actions += scale_weight(net, node, other, s[:, None] if index == 0 and not vector else s, along)
+        rows = t.swapaxes(-1, -2) if t.ndim > 1 else t
+        plan.actions += add_behind(net, node, trimmed(np.asarray(rows @ weight if index == 0 else weight @ rows)))
+    plan.actions += scale_weight(net, node, other, factors, only_axis(factors))
     return plan
 
 
@@ -164,8 +186,8 @@ def add_behind(net: Net, node: ir.Node, t: Array) -> list[Action]:
     check_range(t, np.ones(()), dtype, f"the bias behind {node.op_type} {title(node)}", None)
     behind = adder(net, node)
     known = None if behind is None else constant_input(net, *behind)
-    if known is not None:
-        np.broadcast_shapes(known.shape, t.shape)  # raises where the model's own Add does not fit
+    if behind is not None and known is not None:  # raises where the model's own Add does not fit, or is not finite
+        set_constant(net, *behind, known + t, dtype, "bias")
 
     def act() -> None:
         if behind is None:

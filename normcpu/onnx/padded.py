@@ -44,11 +44,11 @@ def _padded(net: Net, node: ir.Node, index: int, affine: Affine) -> Padded:
         raise Elsewhere(f"Conv {title(node)} does not pad what the shift reaches")
     x = node.inputs[0]
     assert x is not None
-    begin, end = _zeros(net, node, x, shape[2:])
+    begin, end = zeros_around(net, node, x, shape[2:])
     return Padded(x, shape, s, t, begin, end)
 
 
-def _zeros(net: Net, node: ir.Node, x: ir.Value, kernel: tuple[int, ...]) -> tuple[list[int], list[int]]:
+def zeros_around(net: Net, node: ir.Node, x: ir.Value, kernel: tuple[int, ...]) -> tuple[list[int], list[int]]:
     """How many, before and after each axis.  SAME: the output's size is the input's over the stride, rounded up."""
     axes = len(kernel)
     auto = text(node, "auto_pad", "NOTSET")
@@ -56,7 +56,7 @@ def _zeros(net: Net, node: ir.Node, x: ir.Value, kernel: tuple[int, ...]) -> tup
         amounts = ints(node, "pads") or [0] * (2 * axes)
         return amounts[:axes], amounts[axes:]
     totals = []
-    for size, k, stride, dilation in zip(net.shape(x)[2:], kernel, *_steps(node, axes), strict=True):
+    for size, k, stride, dilation in zip(net.shape(x)[2:], kernel, *steps(node, axes), strict=True):
         extent = dilation * (k - 1) + 1
         if stride > 1 and not isinstance(size, int):
             raise Refused(f"Conv {title(node)} pads by {auto} an input of unknown size")
@@ -66,7 +66,7 @@ def _zeros(net: Net, node: ir.Node, x: ir.Value, kernel: tuple[int, ...]) -> tup
     return (less, more) if auto == "SAME_UPPER" else (more, less)
 
 
-def _steps(node: ir.Node, axes: int) -> tuple[list[int], list[int]]:
+def steps(node: ir.Node, axes: int) -> tuple[list[int], list[int]]:
     return ints(node, "strides") or [1] * axes, ints(node, "dilations") or [1] * axes
 
 
@@ -108,7 +108,7 @@ def conv_with_map_behind(mover: Mover, node: ir.Node, index: int, affine: Affine
     if not all(isinstance(n, int) for n in sizes):
         raise Refused(f"Conv {title(node)} pads with zeros an input of unknown size")
     added = taps(net, node, at.t)
-    spatial = zip(sizes, at.shape[2:], *_steps(node, len(sizes)), at.begin, at.end, strict=True)
+    spatial = zip(sizes, at.shape[2:], *steps(node, len(sizes)), at.begin, at.end, strict=True)
     for size, k, stride, dilation, begin, end in spatial:
         count = (int(size) + begin + end - dilation * (k - 1) - 1) // stride + 1
         place = np.arange(count)[:, None] * stride - begin + np.arange(k) * dilation

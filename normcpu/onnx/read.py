@@ -78,6 +78,8 @@ def batch_norm(net: Net, node: ir.Node) -> Affine:
     trains = integer(node, "training_mode") if net.opset >= 14 else any(o.name for o in node.outputs[1:])
     if trains:
         raise Refused("it uses the statistics of the batch (training mode)")
+    if any(o.uses() or o.is_graph_output() for o in node.outputs[1:]):
+        raise Refused("its statistics are read, which there are none of outside training mode")
     if not integer(node, "spatial", 1):
         raise Refused("it has spatial = 0: statistics per element")
     x = node.inputs[0]

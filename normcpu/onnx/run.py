@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ml_dtypes
@@ -23,10 +26,19 @@ SIZES = (2, 8, 32, 64, 16, 4, 224, 1)  # tried in turn for axes of unknown size,
 
 
 LONGEST = 600  # seconds for one run: a file may ask for a loop of 2^62 rounds
+LONGEST_HERE = 60  # in ONNX's evaluator, of which several runs make a verification
 
 
 class CannotRun(Exception):
     """No runtime here runs the model on inputs that could be found: why."""
+
+
+class TooLong(CannotRun):
+    """It ran, but not to its end: larger inputs would not either."""
+
+
+class _Late(BaseException):
+    """Not an Exception, which the evaluator catches."""
 
 
 def run(model: onnx.ModelProto | str, feeds: Feeds) -> tuple[Outputs, str]:
@@ -45,6 +57,8 @@ def run(model: onnx.ModelProto | str, feeds: Feeds) -> tuple[Outputs, str]:
         session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         wanted = {i.name for i in (*session.get_inputs(), *session.get_overridable_initializers())}
         return _in_time(session, {k: v for k, v in feeds.items() if k in wanted}), "onnxruntime"
+    except TooLong:
+        raise
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
         if "NOT_IMPLEMENTED" in str(error) and not isinstance(model, str):
             return evaluate(model, feeds), "onnx.reference"
@@ -60,6 +74,10 @@ def _in_time(session: Any, feeds: Feeds) -> Outputs:
     alarm.start()
     try:
         return list(session.run(None, feeds, options))
+    except Exception as error:
+        if options.terminate:
+            raise TooLong(f"it takes ONNX Runtime more than {LONGEST} s") from error
+        raise
     finally:
         alarm.cancel()
 
@@ -68,11 +86,30 @@ def evaluate(model: onnx.ModelProto, feeds: Feeds) -> Outputs:
     from onnx.reference import ReferenceEvaluator
 
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
+        with np.errstate(all="ignore"), warnings.catch_warnings(), _deadline(LONGEST_HERE):
             warnings.simplefilter("ignore")
             return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, dict(feeds))]
+    except _Late as late:
+        raise TooLong(f"it takes ONNX's evaluator more than {LONGEST_HERE} s; ONNX Runtime is faster") from late
     except Exception as error:
         raise CannotRun(f"{type(error).__name__}: {error}"[:300]) from error
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Ends what Python computes, between two calls of whatever function: the evaluator's operations are loops."""
+    end = time.monotonic() + seconds
+
+    def look(frame: Any, event: str, argument: Any) -> None:
+        if time.monotonic() > end:
+            raise _Late
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
 
 
 def first_run(
@@ -88,6 +125,8 @@ def first_run(
         try:
             ran = [run(file or model, f) for f in made]
             return made, [r[0] for r in ran], ran[0][1]
+        except TooLong:
+            raise
         except CannotRun as error:
             problem = problem or error
     raise problem or CannotRun("it has no outputs")

@@ -48,6 +48,8 @@ def respell(net: Net, nodes: list[ir.Node], index: int, affine: Affine) -> Actio
         check_range(array, np.ones(()), dtype, f"the {what} of {y.name!r}", None)
     if chosen == "nothing":
         raise Refused("nothing is left of it")
+    if chosen == "BatchNormalization":
+        affine.vectors(1, int(net.shape(y)[1]))
 
     def act() -> None:
         x = nodes[0].inputs[index]
@@ -73,22 +75,21 @@ def _node(net: Net, op_type: str, x: ir.Value, affine: Affine, dtype: ir.DataTyp
     name = net.fresh(f"{y.name}_{op_type.lower()}")
     if op_type == "BatchNormalization":
         channels = int(net.shape(y)[1])
-        full = [np.broadcast_to(a.ravel(), (channels,)) for a in (affine.scale, affine.shift)]
-        full += [np.zeros(channels), np.ones(channels)]
+        full = [*affine.vectors(1, channels), np.zeros(channels), np.ones(channels)]
         names = ("scale", "bias", "mean", "var")
         inputs = [new_constant(net, a, dtype, f"{name}_{what}") for a, what in zip(full, names, strict=True)]
         node = ir.Node("", op_type, [x, *inputs], [ir.AttrFloat32("epsilon", 0.0)], name=name)
     else:
         array: Array = affine.scale if op_type == "Mul" else affine.shift
-        constant = new_constant(net, _trimmed(array), dtype, f"{name}_constant")
+        constant = new_constant(net, trimmed(array), dtype, f"{name}_constant")
         node = ir.Node("", op_type, [x, constant], name=name)
     node.outputs[0].name = net.fresh(f"{name}_out")
     net.types[node.outputs[0]] = dtype
     return node
 
 
-def _trimmed(a: Array) -> Array:
+def trimmed(a: Array, least: int = 0) -> Array:
     """Without leading axes of size 1, which broadcasting adds again: a vector along the last axis, a scalar."""
-    while a.ndim and a.shape[0] == 1:
+    while a.ndim > least and a.shape[0] == 1:
         a = a[0]
     return a

@@ -11,7 +11,16 @@ import onnx_ir as ir
 
 from .affine import Array, Refused
 from .constants import Evaluated
-from .exact import check_range, exact_value, new_constant, not_worth_a_copy, scaled_constant, whose, why_not_constant
+from .exact import (
+    check_range,
+    exact_value,
+    new_constant,
+    not_worth_a_copy,
+    scaled_constant,
+    unfolded,
+    whose,
+    why_not_constant,
+)
 from .net import Net, numpy_type
 from .quantised import is_quantised, scale_quantised
 
@@ -33,7 +42,7 @@ def scale_weight(net: Net, node: ir.Node, index: int, factors: Array, axis: int 
     dtype = net.float_type(weight)
     most = net.constants.extent(weight) * float(np.abs(factors).max(initial=0))
     if dtype == ir.DataType.FLOAT16 or not most <= float(ml_dtypes.finfo(numpy_type(dtype)).max) * 0.999:
-        check_range(exact_value(net, weight), factors, dtype, whose(node, index), axis)
+        check_range(*unfolded(net, weight, factors), dtype, whose(node, index), axis)
 
     def act() -> None:
         now = node.inputs[index]

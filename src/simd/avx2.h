@@ -190,6 +190,15 @@ static inline __m256i ncpu_to_bf16x16(vf x) /* packus leaves the quarters a0 b0 
 {
     return _mm256_permute4x64_epi64(_mm256_packus_epi32(ncpu_round_bf16(x.a), ncpu_round_bf16(x.b)), 0xd8);
 }
+static inline void vf_store_low(uint8_t *p, vf x, uint8_t plus)
+{
+    const __m256i byte = _mm256_set1_epi32(255);
+    __m256i pairs = _mm256_packus_epi32(_mm256_and_si256(_mm256_castps_si256(x.a), byte),
+                                        _mm256_and_si256(_mm256_castps_si256(x.b), byte));
+    pairs = _mm256_permute4x64_epi64(pairs, 0xd8);
+    const __m128i low = _mm_packus_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    _mm_storeu_si128((__m128i *)(void *)p, _mm_add_epi8(low, _mm_set1_epi8((char)plus)));
+}
 #define NCPU_16BIT(T)                                                                                   \
     static inline vf vf_load_##T(const ncpu_##T *p)                                                     \
     { return ncpu_from_##T##x16(_mm256_loadu_si256((const __m256i *)(const void *)p)); }                \

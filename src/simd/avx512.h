@@ -178,6 +178,12 @@ static inline void vf_store2_bf16(ncpu_bf16 *p, vf a, vf b) { _mm512_storeu_si51
 static inline void vf_stream2_bf16(ncpu_bf16 *p, vf a, vf b) { _mm512_stream_si512((void *)p, ncpu_vf2_to_bf16(a, b)); }
 #define NCPU_HAVE_STORE2
 
+static inline void vf_store_low(uint8_t *p, vf a, uint8_t plus)
+{
+    const __m128i low = _mm512_cvtepi32_epi8(_mm512_castps_si512(a));
+    _mm_storeu_si128((__m128i *)(void *)p, _mm_add_epi8(low, _mm_set1_epi8((char)plus)));
+}
+
 static inline vq vq_set(uint64_t x) { return _mm512_set1_epi64((long long)x); }
 static inline vq vq_load(const uint64_t *p) { return _mm512_loadu_si512(p); }
 static inline void vq_store(uint64_t *p, vq a) { _mm512_storeu_si512(p, a); }

@@ -149,6 +149,13 @@ static inline vf vf_load_i8(const int8_t *p)
     return (vf){vcvtq_f32_s32(vmovl_s16(vget_low_s16(lo))), vcvtq_f32_s32(vmovl_high_s16(lo)),
                 vcvtq_f32_s32(vmovl_s16(vget_low_s16(hi))), vcvtq_f32_s32(vmovl_high_s16(hi))};
 }
+static inline void vf_store_low(uint8_t *p, vf x, uint8_t plus)
+{
+#define PAIR(a, b) vcombine_u16(vmovn_u32(vreinterpretq_u32_f32(a)), vmovn_u32(vreinterpretq_u32_f32(b)))
+    const uint8x16_t low = vcombine_u8(vmovn_u16(PAIR(x.a, x.b)), vmovn_u16(PAIR(x.c, x.d)));
+#undef PAIR
+    vst1q_u8(p, vaddq_u8(low, vdupq_n_u8(plus)));
+}
 static inline vd vd_load_f64(const double *p)
 {
     return (vd){vld1q_f64(p), vld1q_f64(p + 2), vld1q_f64(p + 4), vld1q_f64(p + 6)};

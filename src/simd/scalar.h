@@ -87,6 +87,9 @@ NCPU_STORE(CALLED, vd, vd, 8, bf16, ncpu_bf16, ODD_TO_BF16)
 #undef NCPU_LOAD
 #undef NCPU_STORE
 
+static inline void vf_store_low(uint8_t *p, vf a, uint8_t plus)
+{ LANES(i, 16) p[i] = (uint8_t)(ncpu_bits(a.v[i]) + plus); }
+
 static inline vq vq_set(uint64_t x) { vq r; LANES(i, 8) r.v[i] = x; return r; }
 static inline vq vq_load(const uint64_t *p) { vq r; LANES(i, 8) r.v[i] = p[i]; return r; }
 static inline void vq_store(uint64_t *p, vq a) { LANES(i, 8) p[i] = a.v[i]; }

@@ -26,6 +26,7 @@
  *   vf_stream, vd_stream(p, a)    as store, past the cache where the CPU can; p is aligned to the bytes
  *                                 written; ncpu_fence() orders them
  *
+ *   vf_store_low(p, a, plus)      16 bytes: the lowest of each lane's bits, plus `plus` modulo 256
  *   vf_store2, vd_store2(p, a, b), vf_stream2, vd_stream2      a, then b behind it; stream2: p aligned to 64 bytes
  *
  *   vfold(a)           vd of a[i] + a[i+8], added in double; of a vd: itself
@@ -63,6 +64,11 @@ enum { VF_LANES = 16, VD_LANES = 8 };
 #define NCPU_COMPACT 0
 #endif
 
+/* One copy of the kernels for all dtypes: see any.h. */
+#ifndef NCPU_SMALL
+#define NCPU_SMALL 0
+#endif
+
 /* Parts of loops whose arguments are constants; one copy of each where size matters more than speed. */
 #if NCPU_COMPACT
 #define NCPU_INLINE __attribute__((noinline, unused))
@@ -91,6 +97,15 @@ NCPU_PAIR(vf, vf, 16, bf16, ncpu_bf16)
 #endif
 #undef NCPU_PAIR
 
+#if NCPU_SMALL
+#include "any.h"
+#define VF_ANY(f) , ncpu_any: f##_any
+#define VD_REAL(f) , ncpu_any_real: f##_any_real
+#else
+#define VF_ANY(f)
+#define VD_REAL(f)
+#endif
+
 #define vadd(a, b) _Generic((a), vf: vf_add, vd: vd_add)(a, b)
 #define vsub(a, b) _Generic((a), vf: vf_sub, vd: vd_sub)(a, b)
 #define vmul(a, b) _Generic((a), vf: vf_mul, vd: vd_mul)(a, b)
@@ -106,7 +121,7 @@ NCPU_PAIR(vf, vf, 16, bf16, ncpu_bf16)
 #define vfold(a) _Generic((a), vf: vf_fold, vd: vd_fold)(a)
 #define vsum(a) vd_sum(a)
 
-#define VF_TYPES(f) float: f##_f32, ncpu_f16: f##_f16, ncpu_bf16: f##_bf16
+#define VF_TYPES(f) float: f##_f32, ncpu_f16: f##_f16, ncpu_bf16: f##_bf16 VF_ANY(f)
 #define VD_TYPES(f) double: f##_f64, VF_TYPES(f)
 #define vf_load(p) _Generic(*(p), VF_TYPES(vf_load), uint8_t: vf_load_u8, int8_t: vf_load_i8)(p)
 #define vf_loadn(p, n) _Generic(*(p), VF_TYPES(vf_loadn), uint8_t: vf_loadn_u8, int8_t: vf_loadn_i8)(p, n)
@@ -117,8 +132,8 @@ NCPU_PAIR(vf, vf, 16, bf16, ncpu_bf16)
 #define vf_stream2(p, a, b) _Generic(*(p), VF_TYPES(vf_stream2))(p, a, b)
 #define vd_store2(p, a, b) _Generic(*(p), VD_TYPES(vd_store2))(p, a, b)
 #define vd_stream2(p, a, b) _Generic(*(p), VD_TYPES(vd_stream2))(p, a, b)
-#define vd_load(p) _Generic(*(p), VD_TYPES(vd_load))(p)
-#define vd_loadn(p, n) _Generic(*(p), VD_TYPES(vd_loadn))(p, n)
+#define vd_load(p) _Generic(*(p), VD_TYPES(vd_load) VD_REAL(vd_load))(p)
+#define vd_loadn(p, n) _Generic(*(p), VD_TYPES(vd_loadn) VD_REAL(vd_loadn))(p, n)
 #define vd_store(p, a) _Generic(*(p), VD_TYPES(vd_store))(p, a)
 #define vd_storen(p, a, n) _Generic(*(p), VD_TYPES(vd_storen))(p, a, n)
 #define vd_stream(p, a) _Generic(*(p), VD_TYPES(vd_stream))(p, a)

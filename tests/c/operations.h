@@ -7,6 +7,7 @@
 
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "normcpu.h"
@@ -36,6 +37,12 @@ static const problem problems[] = {
     {{3, 5, 7}, 1, 0},
 };
 static const ncpu_dtype dtypes[] = {NCPU_F32, NCPU_F64, NCPU_BF16};
+
+/* All calls are tried; where a second argument says that it is slow here, one of so many of them. */
+static inline int is_tried(size_t call, int argc, char **argv)
+{
+    return argc < 3 || call % strtoul(argv[2], NULL, 10) == 0;
+}
 
 typedef struct {
     double y[MOST], dresidual[MOST], mean[MOST_CHANNELS], var[MOST_CHANNELS], tails[2 * MOST_CHANNELS];

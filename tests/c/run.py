@@ -67,7 +67,8 @@ def main() -> int:
         definitions = [pool.submit(compiled, source, f"{source.stem}-definition", *scalar) for source in per_set]
         tests = [pool.submit(vocabulary, *test, isa) for test in zip(per_set, definitions, strict=True) for isa in sets]
         tests += [pool.submit(operation, source) for source in others]
-        results = Counter(outcome(shlex.split(options.run), job.result(), options.stride) for job in tests)
+        emulator, how_many = shlex.split(options.run), (options.stride, options.share)
+        results = Counter(outcome(emulator, job.result(), *how_many) for job in tests)
     counts = ", ".join(f"{results[word]} {word}" for word in ("passed", "failed", "skipped"))
     print(f"C tests, {shlex.join([options.cc, options.flags])}: {counts}")
     return 1 if results["failed"] else 0
@@ -80,7 +81,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--arch", help="the machine to build for, where it is not this one")
     parser.add_argument("--run", default="", help="what runs the programs, where this machine does not")
     parser.add_argument("--only", nargs="+", metavar="TEST", help="test_team and the like; all, if not given")
-    parser.add_argument("--stride", default="", help="test_math tries one float of so many: more, where it is slow")
+    parser.add_argument("--stride", default="251", help="test_math tries one float of so many: more, where it is slow")
+    parser.add_argument("--share", default="1", help="other tests try one call of so many: more, where it is very slow")
     return parser.parse_args()
 
 
@@ -90,8 +92,8 @@ def run(command: list[str]) -> None:
         sys.exit(f"{shlex.join(command)}\n{done.stdout}")
 
 
-def outcome(emulator: list[str], test: Path, stride: str) -> str:
-    status = subprocess.run([*emulator, str(test), *([stride] if stride else [])]).returncode
+def outcome(emulator: list[str], test: Path, *arguments: str) -> str:
+    status = subprocess.run([*emulator, str(test), *arguments]).returncode
     if status == -signal.SIGILL:
         print(f"{test.name}: skipped, not an instruction set of this CPU")
         return "skipped"

@@ -18,13 +18,14 @@ static const ncpu_threading pretended = {"pretended", backwards, max_threads};
 static results serial;
 static buffers serial_running;
 
-int main(void)
+int main(int argc, char **argv)
 {
     int failed = 0, used = 0;
     ncpu_set_threading(&pretended);
     for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
         for (size_t i = 0; i < PROBLEMS; i++)
             for (size_t op = 0; op < OPERATIONS; op++) {
+                if (!is_tried(d + i + op, argc, argv)) continue;
                 call c;
                 describe(&c, &problems[i], dtypes[d]);
                 members = 1;

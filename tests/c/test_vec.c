@@ -77,6 +77,7 @@ struct op {
     WIDTH(op, vd, double, F64, 8)                                                                       \
     INTEGERS(op, uint64_t)                                                                              \
     op(vf_exp2i, LANEWISE, float, F32, 1, 16, F32, 16, vf_store((float *)out, vf_exp2i(vf_load(a))))    \
+    op(vf_store_low, STORE, float, F32, 1, 16, U8, 16, vf_store_low(out, vf_load(a), 77))               \
     op(vd_sum, MIX, double, F64, 1, 8, F64, 1, ((double *)out)[0] = vsum(vd_load(a)))                   \
     op(vd_sum8, MIX, double, F64, 8, 8, F64, 8, sum8(a, (double *)out))                                 \
     op(vf_sum8, MIX, float, F32, 8, 16, F64, 8, float_sum8(a, (double *)out))                           \
