@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Calls of the plainest kind, without a detour: C-contiguous x and out of float32 (float64) with parameters of float32
-# (float64), all exactly numpy.ndarray, eps exactly a float and other numbers exactly ints.  Each returns y, or None where
-# an argument is of another kind or may be wrong: _arrays.py knows what to say of it.  Part of _core.pyx.
+# (float64), all exactly numpy.ndarray, eps exactly a float and other numbers exactly ints.  Each returns y, or None
+# where an argument is of another kind or may be wrong: _arrays.py knows what to say of it.  Part of _core.pyx.
 
 cdef enum:
     FEW = 64  # groups whose statistics find room on the stack
@@ -52,7 +52,8 @@ cdef void *data_of(array) noexcept:
 def batch_norm_plain(x, running_mean, running_var, weight, bias, eps, channel_axis, out):
     if not plain_data(x, eps, 2):
         return None
-    cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>x), axis = plain_axis(channel_axis, cnp.PyArray_NDIM(<cnp.ndarray>x))
+    cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>x)
+    cdef int axis = plain_axis(channel_axis, cnp.PyArray_NDIM(<cnp.ndarray>x))
     if axis < 0:
         return None
     cdef cnp.npy_intp c = cnp.PyArray_DIMS(<cnp.ndarray>x)[axis]
@@ -124,7 +125,8 @@ def group_norm_plain(x, num_groups, weight, bias, eps, channel_axis, out):
     """num_groups: None for as many as there are channels, of more than one position each."""
     if not plain_data(x, eps, 2):
         return None
-    cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>x), axis = plain_axis(channel_axis, cnp.PyArray_NDIM(<cnp.ndarray>x))
+    cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>x)
+    cdef int axis = plain_axis(channel_axis, cnp.PyArray_NDIM(<cnp.ndarray>x))
     if axis < 1:
         return None
     cdef cnp.npy_intp n = cnp.PyArray_DIMS(<cnp.ndarray>x)[0], c = cnp.PyArray_DIMS(<cnp.ndarray>x)[axis]

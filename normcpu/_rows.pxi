@@ -38,8 +38,8 @@ cdef const ncpu_array *described(cnp.ndarray array, ncpu_array *view, const ncpu
 def layer_norm(cnp.ndarray x not None, bytes axes, bint rms, weight, bias, bint plus_one, double eps, valid,
                cnp.ndarray added, cnp.ndarray total, int activation, double negative_slope, cnp.ndarray residual,
                cnp.ndarray mask, cnp.ndarray y not None, mean, var, float scale, int zero_point, scales):
-    """total: for x + added.  mean, var: float64 (rows) or None.  mask: uint8 (rows, ceil(width / 8)) or None.  Where y is
-    bytes, scale and zero_point, or scales: float32 (rows)."""
+    """total: for x + added.  mean, var: float64 (rows) or None.  mask: uint8 (rows, ceil(width / 8)) or None.  Where y
+    is bytes, scale and zero_point, or scales: float32 (rows)."""
     cdef ncpu_array source, target, other, to_total, epilogue_residual
     cdef ncpu_row_norm norm
     cdef ncpu_epilogue epilogue
@@ -69,8 +69,8 @@ def layer_norm(cnp.ndarray x not None, bytes axes, bint rms, weight, bias, bint 
 def layer_norm_backward(cnp.ndarray dy not None, cnp.ndarray x not None, bytes axes, bint rms, weight, bint plus_one,
                         double eps, valid, mean, var not None, int activation, cnp.ndarray y, cnp.ndarray mask,
                         cnp.ndarray dsum, cnp.ndarray dx not None, cnp.ndarray dresidual, dweight, dbias):
-    """mean: None for rms; mean, var: float64 (rows).  mask: uint8 (rows, ceil(width / 8)) or None.  dweight, dbias: real
-    (width) or None."""
+    """mean: None for rms; mean, var: float64 (rows).  mask: uint8 (rows, ceil(width / 8)) or None.  dweight, dbias:
+    real (width) or None."""
     cdef ncpu_array gradient, source, output, beside, target, to_residual
     cdef ncpu_row_norm norm
     cdef ncpu_status status

@@ -76,8 +76,8 @@ static ncpu_grad_source source_of(const ncpu_gradient *g, const tiles *t)
 
 /* ---- The sums ---- */
 
-/* Whether float is too small for a channel's sums, or its products: below 2^-126 each of at most 2^15 products may be off by
- * 2^-150, which 1/sigma then makes large; from 2^-100 on that is nothing. */
+/* Whether float is too small for a channel's sums, or its products: below 2^-126 each of at most 2^15 products may be off
+ * by 2^-150, which 1/sigma then makes large; from 2^-100 on that is nothing. */
 static int beyond_float(const ncpu_gradient *g, double p1, double p2)
 {
     return !isfinite(p1) | !isfinite(p2) | (g->dtype != NCPU_F64 && p2 != 0 && fabs(p2) < 0x1p-100);

@@ -83,7 +83,7 @@ static ncpu_tile undo(const job *j, const ncpu_tile *dy, const ncpu_box *box, co
         .rows = box->rows, .len = r->view.s, .dresidual = g.data, .dresidual_stride = g.row_stride,
         .g = {.dy = dy->data, .y = y.data, .mask = j->mask ? j->mask + box->row * bytes : NULL,
               .dy_stride = dy->row_stride, .y_stride = y.row_stride, .mask_stride = (ptrdiff_t)bytes},
-        .center = w->center, .slope = w->slope, .curve = w->curve, .offset = w->offset}); /* of dx, which is not asked for */
+        .center = w->center, .slope = w->slope, .curve = w->curve, .offset = w->offset}); /* of dx: not asked for */
     if (j->dresidual.given) ncpu_tile_done(&j->dresidual.operand, &r->view, box, &g);
     return g;
 }
@@ -135,7 +135,8 @@ static void apply_wide(const job *j, ncpu_norm_grad_args a, size_t row, const wo
     wide->coefficients(1, w->mean + row, NULL, w->var + row, j->norm->eps, NULL, NULL, center, slope, shift, outside);
     const ncpu_grad_coefficients c = {
         .mean = w->mean + row, .var = w->var + row, .start = w->start + row, .p1 = w->p1 + row, .p2 = w->p2 + row,
-        .eps = j->norm->eps, .count = count_of(j), .training = 1, .center = center, .slope = slope, .curve = curve, .offset = offset, .dweight = unused, .outside = outside};
+        .eps = j->norm->eps, .count = count_of(j), .training = 1, .center = center, .slope = slope, .curve = curve,
+        .offset = offset, .dweight = unused, .outside = outside};
     wide->grad_coefficients(&c, 1);
     a.center = center, a.slope = slope, a.curve = curve, a.offset = offset, a.shift = shift;
     a.rows = 1, a.shifted = a.certain = 1;

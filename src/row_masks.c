@@ -23,8 +23,9 @@ size_t ncpu_count_valid(size_t width, const uint8_t *valid)
 
 void ncpu_bits_of_rows(const ncpu_rows *r, const ncpu_tile *y, size_t rows, size_t len, uint8_t *bits)
 {
-    ncpu_apply_args args = {.rows = rows, .len = len, .x = y->data, .y = y->data, .mask = bits, .x_stride = y->row_stride,
-                            .y_stride = y->row_stride, .mask_stride = (ptrdiff_t)ncpu_row_bits(len), .activation = NCPU_RELU};
+    ncpu_apply_args args = {.rows = rows, .len = len, .x = y->data, .y = y->data, .mask = bits,
+                            .x_stride = y->row_stride, .y_stride = y->row_stride,
+                            .mask_stride = (ptrdiff_t)ncpu_row_bits(len), .activation = NCPU_RELU};
     ncpu_set_identity(r->dtype, &args);
     r->kernels->set[r->dtype].apply_runs(&args);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The two masks of rows: which elements have a say in the statistics, a byte each, and where relu passed its argument on,
- * a bit each: (rows, width) and (rows, ceil(width / 8)). */
+ * The two masks of rows: which elements have a say in the statistics, a byte each, and where relu passed its argument
+ * on, a bit each: (rows, width) and (rows, ceil(width / 8)). */
 #ifndef NCPU_ROW_MASKS_H
 #define NCPU_ROW_MASKS_H
 

@@ -60,9 +60,9 @@ def lp_normalize_backward(
 
     dy: of the shape and dtype of x.  out: for dx; it may be dy itself.
 
-    >>> x = np.array([[0, 4]], np.float32)
-    >>> lp_normalize_backward(np.ones_like(x), x)
-    array([[0.25, 0.  ]], dtype=float32)
+    >>> x = np.array([[3, 4]], np.float32)
+    >>> lp_normalize_backward(np.array([[1, 0]], np.float32), x).round(4)
+    array([[ 0.128, -0.096]], dtype=float32)
     """
     array = as_array("x", x)
     axes = as_axes(axis, array)

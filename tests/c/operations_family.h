@@ -66,14 +66,16 @@ static ncpu_status layer_norm_backward_masked(const call *c)
     norm.valid = two_thirds();
     const int from_bits = c->dtype == NCPU_F64;
     return ncpu_layer_norm_backward(&c->dy, &c->x, &norm, row_mean, row_var, NCPU_RELU, from_bits ? NULL : &c->x,
-                                    from_bits ? (const uint8_t *)input[0] : NULL, &c->dy, &c->y, &c->dresidual, NULL, NULL);
+                                    from_bits ? (const uint8_t *)input[0] : NULL, &c->dy, &c->y, &c->dresidual,
+                                    NULL, NULL);
 }
 
 /* Two channels a group, or all of them; of all positions or of two thirds. */
 static ncpu_groups groups_of(const call *c, double *mean, double *var, int masked)
 {
     const size_t channels = (size_t)c->p->shape[c->p->axis];
-    return (ncpu_groups){.count = channels % 2 ? 1 : channels / 2, .mean = mean, .var = var, .valid = masked ? two_thirds() : NULL};
+    return (ncpu_groups){.count = channels % 2 ? 1 : channels / 2, .mean = mean, .var = var,
+                         .valid = masked ? two_thirds() : NULL};
 }
 static ncpu_status group_norm(const call *c)
 {
@@ -83,7 +85,7 @@ static ncpu_status group_norm(const call *c)
 }
 static ncpu_status group_norm_masked(const call *c)
 {
-    if (c->p->shape[0] > MOST_SAMPLES) return NCPU_OK; /* every sample allocates, and a test fails each allocation in turn */
+    if (c->p->shape[0] > MOST_SAMPLES) return NCPU_OK; /* each sample allocates, and a test fails every allocation */
     const ncpu_groups groups = groups_of(c, made.dresidual, group_var, 1);
     return ncpu_group_norm(&c->x, c->p->axis, &groups, vectors[0], NULL, 1e-5, NULL, &c->y);
 }
@@ -102,7 +104,8 @@ static ncpu_status group_norm_backward_masked(const call *c)
 enum { SEED = 12345 };
 static ncpu_dropped dropped(const call *c, int alpha, int whole_channels)
 {
-    return (ncpu_dropped){.p = 0.3, .alpha = alpha, .whole_channels = whole_channels, .channel_axis = c->p->axis, .batched = 1};
+    return (ncpu_dropped){.p = 0.3, .alpha = alpha, .whole_channels = whole_channels, .channel_axis = c->p->axis,
+                          .batched = 1};
 }
 static ncpu_status dropout(const call *c)
 {
