@@ -40,8 +40,8 @@ INSTRUCTION_SETS = (
 )
 
 # The order on the command line is FLAGS, the user's CFLAGS, a file's own flags, CONTRACT: a sanitizer's -O1 -g
-# wins over -O3 -g0 (CPython's own flags have -g), but nothing undoes the numbers' contract.
-FLAGS = ["-std=c11", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+# wins over -O2 -g0 (CPython's own flags have -g), but nothing undoes the numbers' contract.
+FLAGS = ["-std=c11", "-O2", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 CONTRACT = ["-ffp-contract=off", "-fno-fast-math"]
 # Of the kernels: gcc's copies of loops for each value of a flag are a tenth of their size and no faster.
 # Nothing unwinds through them.
@@ -104,11 +104,9 @@ class Native(Extension):
 def core() -> Native:
     machine = target_machine()
     sets = [isa for isa in INSTRUCTION_SETS if not isa.machines or machine in isa.machines]
-    # Plain C beside a better set is for old CPUs alone, and a third smaller so.
-    rare = ["-O2"] if len(sets) > 1 and not os.environ.get("CFLAGS") else []
-    kernels = {
-        f"src/isa/{isa.name}.c": [*WARNINGS, *COMPACT, *isa.flags, *(rare if isa.name == "scalar" else [])] for isa in sets
-    }
+    kernels = {f"src/isa/{isa.name}.c": [*WARNINGS, *COMPACT, *isa.flags] for isa in sets}
+    for isa in (sets[1:] or sets) if not os.environ.get("CFLAGS") else ():
+        kernels[f"src/isa/{isa.name}.c"].append("-O3")  # plain C beside a better set is for old CPUs: a third smaller without
     have = [f"-DNCPU_HAVE_{isa.name.upper()}" for isa in sets]
     return Native("normcpu._core", kernels | {path: [*WARNINGS, *have] for path in COMPILED}, [])
 
