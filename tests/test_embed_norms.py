@@ -149,5 +149,5 @@ def library_result(case: Case) -> np.ndarray:
     if residual is None:
         return layer(x)
     if isinstance(layer, normcpu.LayerNorm | normcpu.RMSNorm):
-        return layer._function(x, residual=residual, **layer._options(None))
+        return layer(x, residual=residual)
     return layer(x, residual)
