@@ -268,7 +268,7 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .rows = {[NCPU_F32] = ROW_KERNELS(f32), [NCPU_F64] = ROW_KERNELS(f64),
              [NCPU_F16] = {.norm_sums = norm_sums_f16, .norm_rows = norm_rows_f16},
              [NCPU_BF16] = {.norm_sums = norm_sums_bf16, .norm_rows = norm_rows_bf16}},
-    .norm_bytes = norm_bytes_f32,
+    .norm_bytes = norm_bytes_f32, .fence = ncpu_fence,
     .wide_rows = ncpu_wide_rows,
     .to_floats = {[NCPU_F16] = to_floats_f16, [NCPU_BF16] = to_floats_bf16},
     .from_floats = {[NCPU_F16] = from_floats_f16, [NCPU_BF16] = from_floats_bf16},

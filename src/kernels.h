@@ -102,8 +102,7 @@ typedef struct {
     const void *center, *scale, *shift; /* computed in: real, or double of the wide sets */
     const void *weight, *bias;          /* real of the data's dtype, not padded, or NULL */
     int centered, shifted;              /* 0: all centers, all shifts are 0 */
-    int stream;                         /* write past the cache; */
-    int fence;                          /* what has been written so, now, comes before what follows */
+    int stream;                         /* write past the cache: a fence must follow */
     ptrdiff_t ahead;                    /* also prefetch x this many elements on; 0: not */
     ncpu_activation activation;
     double negative_slope;
@@ -225,6 +224,7 @@ typedef struct {
     ncpu_row_kernels rows[NCPU_BF16 + 1]; /* 16 bits: forwards alone, see NCPU_SHORT_ROW, of no activation but relu */
     /* norm_rows of f32 to bytes: see quantize. */
     void (*norm_bytes)(const ncpu_norm_args *, float scale, int zero, int low, int high);
+    void (*fence)(void); /* what norm_rows streamed comes before what follows */
     const ncpu_row_kernels *wide_rows; /* ncpu_wide_rows */
     void (*to_floats[NCPU_BF16 + 1])(size_t n, const void *from, float *to); /* of f16 and bf16 */
     void (*from_floats[NCPU_BF16 + 1])(size_t n, const float *from, void *to);

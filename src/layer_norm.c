@@ -27,7 +27,7 @@ static void task(void *context, ptrdiff_t number)
         if (j->tile) ncpu_norm_tile(j, u, scratch);
         else ncpu_norm_group(j, u, scratch);
     }
-    if (!j->tile) ncpu_end_groups(j);
+    if (j->stream) j->rows.kernels->fence();
 }
 
 static ncpu_status check(const ncpu_array *x, const ncpu_array *added, const ncpu_array *sum, const ncpu_epilogue *e,
@@ -85,9 +85,10 @@ ncpu_status ncpu_layer_norm(const ncpu_array *x, const ncpu_row_norm *norm, cons
     ncpu_team team;
     ncpu_team_begin(&team, 2 * bytes);
     j.team = &team;
-    j.far = j.x.operand.direct && !sum && ncpu_leaves_caches(bytes);
-    j.stream = !quantization && !j.epilogue.mask && j.y.operand.direct && y->data != x->data && (!sum || added->data != y->data)
-               && ncpu_leaves_caches(bytes);
+    const int leaves = ncpu_leaves_caches(bytes);
+    j.far = leaves && j.x.operand.direct && !sum;
+    j.stream = leaves && !quantization && !j.epilogue.mask && j.y.operand.direct && y->data != x->data
+               && (!sum || added->data != y->data);
     if (across) {
         ncpu_plan_columns(&j);
         j.scratch_size = ncpu_columns_scratch(&j);

@@ -30,10 +30,9 @@ typedef struct {
 void ncpu_norm_add(const ncpu_norm_job *j, const ncpu_tile *x, const ncpu_tile *added, const ncpu_tile *sum, size_t rows,
                    size_t len);
 
-/* Rows: plans the groups and a task's scratch; one group; what a task's last group is followed by. */
+/* Rows: plans the groups and a task's scratch; one group. */
 void ncpu_plan_groups(ncpu_norm_job *j);
 void ncpu_norm_group(const ncpu_norm_job *j, size_t unit, char *scratch);
-void ncpu_end_groups(const ncpu_norm_job *j);
 
 /* Columns: plans the tiles; a task's scratch; one tile. */
 void ncpu_plan_columns(ncpu_norm_job *j);

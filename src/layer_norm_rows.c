@@ -240,11 +240,6 @@ void ncpu_norm_group(const ncpu_norm_job *j, size_t unit, char *scratch)
     if (j->added.given) ncpu_tile_done(&j->sum.operand, &r->view, &box, &sum);
 }
 
-void ncpu_end_groups(const ncpu_norm_job *j)
-{
-    if (j->stream) j->rows.kernels->rows[j->taken].norm_rows(&(ncpu_norm_args){.fence = 1});
-}
-
 void ncpu_plan_groups(ncpu_norm_job *j)
 {
     ncpu_rows *r = &j->rows;
