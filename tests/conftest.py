@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hypothesis profiles, and --ulp: a table of the largest errors that the tests saw."""
+"""Hypothesis profiles; --ulp: a table of the largest errors that the tests saw; --share: some of the cases."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 
 import budgets
 import pytest
@@ -24,6 +25,27 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ulp", action="store_true", help="print the largest errors measured, in ulp")
+    parser.addoption("--share", type=int, default=1, metavar="N", help="run every Nth of a test's cases")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    share, seen, left_out = config.getoption("--share"), Counter[str](), []
+    for item in items[:]:
+        test = item.nodeid.partition("[")[0]
+        if seen[test] % share:
+            items.remove(item)
+            left_out.append(item)
+        seen[test] += 1
+    config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Those marked peers run again where peers are installed, and only those: another must not wait for one."""
+    report = yield
+    if report.skipped and "peer not installed" in str(report.longrepr) and not item.get_closest_marker("peers"):
+        report.outcome, report.longrepr = "failed", f"wants the mark peers: {report.longrepr}"
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,9 +7,11 @@ import array
 import re
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from bad_calls import BAD_CALLS, names
+from peers import peer
 
 from normcpu import batch_norm, moments, scale_shift
 
@@ -112,8 +114,7 @@ def test_read_only_input(function: Any) -> None:
 
 
 def test_parameters_of_any_float_dtype() -> None:
-    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
-    for dtype in ("f2", "f4", "f8", ">f4", bfloat16):
+    for dtype in ("f2", "f4", "f8", ">f4", ml_dtypes.bfloat16):
         mean, var, weight = MEAN.astype(dtype), VAR.astype(dtype), np.ones(6, dtype)[::2]
         if dtype == ">f4":
             with pytest.raises(TypeError, match="native byte order"):
@@ -155,8 +156,9 @@ def test_scale_shift_of_bytes(dtype: str) -> None:
 # ---- torch -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.peers
 def test_torch_without_copy() -> None:
-    torch = pytest.importorskip("torch")
+    torch = peer("torch")
     from normcpu._foreign import to_ndarray
 
     for tensor in (torch.arange(24.0).reshape(2, 3, 4), torch.arange(24.0).reshape(4, 3, 2).permute(2, 1, 0)):
@@ -170,17 +172,19 @@ def test_torch_without_copy() -> None:
             assert difference.max() <= float(torch.finfo(dtype).eps) * expected.abs().max()
 
 
+@pytest.mark.peers
 def test_torch_parameters() -> None:
-    torch = pytest.importorskip("torch")
+    torch = peer("torch")
     mean, var = torch.from_numpy(MEAN), torch.from_numpy(VAR)
     assert np.array_equal(batch_norm(torch.from_numpy(X.copy()), mean, var.bfloat16()), Y)
     with pytest.raises(TypeError, match=re.escape("running_mean is updated in place, so it must be a numpy.ndarray")):
         batch_norm(X, mean, var, training=True)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_torch_with_gradient(dtype: str) -> None:
-    torch = pytest.importorskip("torch")
+    torch = peer("torch")
     x = torch.ones(2, 3, dtype=getattr(torch, dtype), requires_grad=True)
     with pytest.raises(TypeError) as caught:
         batch_norm(x, MEAN, VAR)
@@ -188,16 +192,18 @@ def test_torch_with_gradient(dtype: str) -> None:
     batch_norm(x.detach(), MEAN, VAR)
 
 
+@pytest.mark.peers
 def test_torch_elsewhere() -> None:
-    torch = pytest.importorskip("torch")
+    torch = peer("torch")
     with pytest.raises(TypeError, match=r"^x must be an array, got Tensor, which says: "):
         batch_norm(torch.ones(2, 3).to_sparse(), MEAN, VAR)
     with pytest.raises(TypeError, match=r"^x must be "):
         batch_norm(torch.ones(2, 3, device="meta"), MEAN, VAR)
 
 
+@pytest.mark.peers
 def test_bfloat16_without_ml_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
+    torch = peer("torch")
     monkeypatch.setitem(__import__("sys").modules, "ml_dtypes", None)
     with pytest.raises(TypeError, match=re.escape("install it, or pass x.float()")):
         batch_norm(torch.ones(2, 3, dtype=torch.bfloat16), MEAN, VAR)

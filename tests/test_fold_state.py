@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from normcpu import fold
 from normcpu.fold import Affine, FoldError, Pair, fold_state_dict
@@ -148,16 +149,15 @@ def test_grouped_transposed_and_several_pairs_of_one_layer() -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    safetensors = pytest.importorskip("safetensors.numpy")
     state = merged([conv("stem.conv", 8, 3, 3), norm("stem.bn", 8)])
     want = fold_state_dict(state).state
     np.savez(tmp_path / "state.npz", **state)
-    safetensors.save_file({k: np.asarray(v) for k, v in state.items()}, tmp_path / "state.safetensors")
+    save_file({k: np.asarray(v) for k, v in state.items()}, tmp_path / "state.safetensors")
     for name in ("state.npz", "state.safetensors"):
         made = fold_state_dict(tmp_path / name)
         assert made.folded == (Pair("stem.conv", "stem.bn"),)
         assert all(np.array_equal(made.state[key], want[key]) for key in want)
-        safetensors.save_file(made.state, tmp_path / "folded.safetensors")
+        save_file(made.state, tmp_path / "folded.safetensors")
         assert fold_state_dict(tmp_path / "folded.safetensors").state.keys() == want.keys()
 
 

@@ -21,7 +21,7 @@ echo "$machine: the library in one file keeps its promises"
 
 .venv/bin/python tests/devices/run.py "$machine"
 tools/bits.sh "$machine"
-# Not what is the same on each CPU and takes long here: training networks, a hundred pools of forked processes, and large
-# arrays on threads.
+# Every fifth of a test's cases, and not what is the same on each CPU and takes long here: training networks, a hundred
+# pools of forked processes, and large arrays on threads.
 [ "$machine" != aarch64 ] || HYPOTHESIS_PROFILE=emulated tools/tests.sh "not slow and not huge and not peers" \
-  tools/variant.sh aarch64 -k "not fork and not test_examples and not (test_same_bits and test_threads)"
+  tools/variant.sh aarch64 --share 5 -k "not fork and not test_examples and not (test_same_bits and test_threads)"
