@@ -139,8 +139,8 @@ def as_parameter(name: str, value: Any, channels: int, real: np.dtype[Any], requ
 
 def as_weight(name: str, value: Any, shape: tuple[int, ...], real: np.dtype[Any]) -> Array | None:
     """One value for each element of a row, of any float dtype or a sequence of numbers, as contiguous `real`, flat."""
-    if value is None:
-        return None
+    if value is None or (len(shape) == 1 and _core.is_parameter(value, real is FLOAT64, shape[0])):
+        return cast(Array | None, value)
     array = _numbers(name, value, "one for each element of a row")
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, one value for each element of a row, got {array.shape}")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,13 +30,34 @@ from ._masks import as_elements, as_mask, check_undone, new_mask
 from ._types import Array, Bits, Float64s, RowNormGradients, RowNormResult
 
 
+class Layout(NamedTuple):
+    """Where the rows of an array lie."""
+
+    extents: tuple[int, ...]  # those of the axes that are normalized over, in their order
+    stats_shape: tuple[int, ...]  # one value for each row, broadcasting against the array
+    marks: bytes  # one per axis: 1 for those that are normalized over
+    rows: int  # how many
+    width: int
+
+    @property
+    def bits_shape(self) -> tuple[int, int]:
+        """Of relu's bits, each row's starting with a byte: see ncpu_layer_norm."""
+        return self.rows, -(-self.width // 8)
+
+
+@lru_cache(maxsize=256)
+def _layout(shape: tuple[int, ...], axes: tuple[int, ...]) -> Layout:
+    extents = tuple(shape[i] for i in axes)
+    stats_shape = tuple(1 if i in axes else n for i, n in enumerate(shape))
+    marks = bytes(i in axes for i in range(len(shape)))
+    return Layout(extents, stats_shape, marks, math.prod(stats_shape), math.prod(extents))
+
+
 class Rows(NamedTuple):
     """x and its rows, with parameters that belong to them."""
 
     x: Array
-    axes: tuple[int, ...]
-    extents: tuple[int, ...]  # those of x's axes that are normalized over, in their order
-    stats_shape: tuple[int, ...]  # one value for each row, broadcasting against x
+    layout: Layout
     weight: Array | None  # flat
     bias: Array | None
     eps: float
@@ -53,23 +75,12 @@ class Rows(NamedTuple):
         if axis is None and normalized_shape is None:
             raise TypeError("normalized_shape or axis must be given, got neither")
         axes = as_extents(normalized_shape, array) if axis is None else as_axes("axis", axis, array)
-        shape = tuple(array.shape[i] for i in axes)
+        layout = _layout(array.shape, axes)
         if axis is not None and normalized_shape is not None:
-            as_extents(normalized_shape, array, shape)
+            as_extents(normalized_shape, array, layout.extents)
         eps = (2.0**-52 if real is FLOAT64 else 2.0**-23) if rms and eps is None else as_number("eps", eps, 0.0)
-        gamma, beta = as_weight("weight", weight, shape, real), as_weight("bias", bias, shape, real)
-        valid = as_elements(mask, array, axes, mask_name)
-        stats_shape = tuple(1 if i in axes else n for i, n in enumerate(array.shape))
-        return cls(array, axes, shape, stats_shape, gamma, beta, eps, rms, bool(plus_one), valid)
-
-    @property
-    def marks(self) -> bytes:
-        return bytes(i in self.axes for i in range(self.x.ndim))
-
-    @property
-    def bits_shape(self) -> tuple[int, int]:
-        """Of relu's bits, each row's starting with a byte: see ncpu_layer_norm."""
-        return math.prod(self.stats_shape), -(-math.prod(self.extents) // 8)
+        gamma, beta = (as_weight(name, p, layout.extents, real) for name, p in (("weight", weight), ("bias", bias)))
+        return cls(array, layout, gamma, beta, eps, rms, bool(plus_one), as_elements(mask, array, axes, mask_name))
 
     @property
     def parameters(self) -> dict[str, Array | None]:
@@ -80,12 +91,12 @@ def forward(
     rows: Rows, added: Any, out_sum: Any, activation: Any, negative_slope: Any, residual: Any, quantize: Any,
     return_stats: bool, return_mask: bool, out: Any, adds: bool = False,
 ) -> RowNormResult:  # fmt: skip
-    x = rows.x
+    x, layout = rows.x, rows.layout
     plus, extra = as_like("added", added, x, required=adds), as_like("residual", residual, x)
     scale, zero_point, dtype = as_quantization(quantize, x)
     if return_mask and quantize is not None:
         raise ValueError("quantize must be None for return_mask, got a Quantization")
-    bits = new_mask(rows.bits_shape, activation) if return_mask else None
+    bits = new_mask(layout.bits_shape, activation) if return_mask else None
     inputs, apart = {"added": plus, "residual": extra}, rows.parameters | {"mask": rows.valid}
     if dtype == x.dtype:
         y = output_for(out, "x", x, dtype, inputs, apart)
@@ -94,46 +105,51 @@ def forward(
     total = output_for(out_sum, "x", x, x.dtype, {"added": plus}, apart, "out_sum") if adds else None
     check_apart(("out",), {"out": y, "out_sum": total})
     code, slope = as_activation(activation, negative_slope, x)
-    count = math.prod(rows.stats_shape)
-    mean, var = (np.full(count, math.nan) for _ in range(2)) if return_stats else (None, None)
-    scales = np.ones(count, FLOAT32) if quantize is not None and scale is None else None
+    mean, var = _unknown((2, layout.rows)) if return_stats else (None, None)
+    scales = np.ones(layout.rows, FLOAT32) if quantize is not None and scale is None else None
     if x.size:
         _core.layer_norm(
-            x, rows.marks, rows.rms, rows.weight, rows.bias, rows.plus_one, rows.eps, rows.valid, plus, total, code,
+            x, layout.marks, rows.rms, rows.weight, rows.bias, rows.plus_one, rows.eps, rows.valid, plus, total, code,
             slope, extra, bits, y, mean, var, 1.0 if scale is None else scale, zero_point, scales,
         )  # fmt: skip
-    shaped: list[Any] = [None if a is None else a.reshape(rows.stats_shape) for a in (mean, var, scales)]
+    shaped: list[Any] = [None if a is None else a.reshape(layout.stats_shape) for a in (mean, var, scales)]
     return RowNormResult(y, total, shaped[0], shaped[1], shaped[2], bits)
 
 
 def backward(
     rows: Rows, dy: Any, mean: Any, var: Any, activation: Any, y: Any, mask: Any, residual: bool, dsum: Any, out: Any
 ) -> RowNormGradients:
-    x = rows.x
+    x, layout = rows.x, rows.layout
     gradient, output, beside = as_like("dy", dy, x, required=True), as_like("y", y, x), as_like("dsum", dsum, x)
     assert gradient is not None
     center = None if rows.rms else _statistic("mean", mean, rows)
     spread = _statistic("var", var, rows)
     relu = as_choice("activation of the backward pass", activation, {None: 0, "relu": 1})
     check_undone(relu, output, mask)
-    bits = None if mask is None else as_mask(mask, rows.bits_shape)
+    bits = None if mask is None else as_mask(mask, layout.bits_shape)
     inputs = {"x": x, "y": output, "mask": bits, "mean": center, "var": spread, "statistics_mask": rows.valid}
     dx = output_for(out, "dy", gradient, x.dtype, {"dsum": beside}, inputs | rows.parameters)
     dresidual = np.empty_like(gradient, subok=False) if residual else None
-    real, width = real_of(x), math.prod(rows.extents)
-    dweight, dbias = np.zeros(width, real), None if rows.rms else np.zeros(width, real)
+    real = real_of(x)
+    dweight, dbias = np.zeros(layout.width, real), None if rows.rms else np.zeros(layout.width, real)
     if x.size:
         passed = (output, bits) if relu else (None, None)
         _core.layer_norm_backward(
-            gradient, x, rows.marks, rows.rms, rows.weight, rows.plus_one, rows.eps, rows.valid, center, spread, relu,
+            gradient, x, layout.marks, rows.rms, rows.weight, rows.plus_one, rows.eps, rows.valid, center, spread, relu,
             *passed, beside, dx, dresidual, dweight, dbias,
         )  # fmt: skip
-    shaped = None if dbias is None else dbias.reshape(rows.extents)
-    return RowNormGradients(dx, dweight.reshape(rows.extents), shaped, dresidual)
+    shaped = None if dbias is None else dbias.reshape(layout.extents)
+    return RowNormGradients(dx, dweight.reshape(layout.extents), shaped, dresidual)
+
+
+def _unknown(shape: tuple[int, ...]) -> Float64s:
+    values = np.empty(shape)
+    values.fill(math.nan)
+    return values
 
 
 def _statistic(name: str, value: Any, rows: Rows) -> Float64s:
-    array = as_array(name, value)
-    if array.shape != rows.stats_shape:
-        raise ValueError(f"{name} must have shape {rows.stats_shape}, one value for each row, got {array.shape}")
+    array, expected = as_array(name, value), rows.layout.stats_shape
+    if array.shape != expected:
+        raise ValueError(f"{name} must have shape {expected}, one value for each row, got {array.shape}")
     return np.ascontiguousarray(array, FLOAT64).reshape(-1)
