@@ -135,6 +135,21 @@ def test_gradients_of_small_rows_leave_the_others_alone() -> None:
     assert np.array_equal(normcpu.lp_normalize_backward(dy, x, eps=0.0)[1], dy[1])
 
 
+def test_gradients_of_constant_groups_leave_the_others_alone() -> None:
+    x, dy = values("random", (3, 4, 5), F32), values("random", (3, 4, 5), F32, 1)
+    x[1] = 7
+    for axes in ((1, 2), (1,)):
+        dx = normcpu.mean_variance_normalization_backward(dy, x, axes, eps=0.5)
+        want = (dy[1] - dy[1].mean(tuple(a - 1 for a in axes), keepdims=True)) / 0.5
+        np.testing.assert_allclose(dx[1], want, rtol=1e-5, atol=1e-6)
+        others = normcpu.mean_variance_normalization_backward(dy[[0, 2]], x[[0, 2]], axes, eps=0.5)
+        assert digest((dx[[0, 2]],)) == digest((others,))
+    for shape in ((0, 4), (4, 0), (0, 2, 3, 4)):
+        empty = np.zeros(shape, F32)
+        assert normcpu.mean_variance_normalization_backward(empty, empty, 1).shape == shape
+        assert normcpu.mean_variance_normalization_backward(empty, empty, 0).shape == shape
+
+
 def test_what_is_large_fits() -> None:
     x = np.float32([[1e30, -2e30, 2e30], [3e38, 0, 0]])
     np.testing.assert_allclose(normcpu.lp_normalize(x), [[1 / 3, -2 / 3, 2 / 3], [1, 0, 0]], rtol=1e-6)

@@ -109,11 +109,12 @@ def blocks(piece: Array) -> Iterator[tuple[tuple[slice, slice], tuple[slice, ...
     """(rows, part of a row) of (n, c, reduced axes...), of about BLOCK elements."""
     n, c, first, *others = piece.shape
     inner = max(1, math.prod(others))
-    together, step = max(1, BLOCK // max(1, first * inner)), max(1, BLOCK // inner)
-    for i in range(n):
-        for j in range(0, c, together):
+    channels, step = max(1, BLOCK // max(1, first * inner)), max(1, BLOCK // inner)
+    together = max(1, channels // max(1, c))
+    for i in range(0, n, together):
+        for j in range(0, c, channels):
             for part in range(0, first, step):
-                yield (slice(i, i + 1), slice(j, j + together)), (slice(part, part + step),)
+                yield (slice(i, i + together), slice(j, j + channels)), (slice(part, part + step),)
 
 
 def by_row(values: Float64s) -> Float64s:
@@ -138,6 +139,19 @@ def pieces(axes: tuple[int, ...], *arrays: Array) -> Iterator[tuple[list[Array],
         yield [whole[index] for whole in wholes], index
 
 
+def samples(axes: tuple[int, ...], *arrays: Array) -> Iterator[tuple[list[Array], int, tuple[int, ...]]]:
+    """Views whose first axis counts samples, with the axis of the channels, each of which has statistics of its own,
+    and their place among the kept axes; none of what is empty."""
+    kept = [a for a in range(arrays[0].ndim) if a not in axes]
+    if not arrays[0].size:
+        return
+    if len(kept) == 1:  # nothing moves, so that C finds in order what is in order
+        yield [array[None] for array in arrays], kept[0] + 1, ()
+        return
+    for views, at in pieces(axes, *arrays):
+        yield views, 1, at
+
+
 def _given(
     x: Array, axes: tuple[int, ...], mean: Float64s, spread: Float64s, activation: Any, negative_slope: Any,
     residual: Any, out: Any, tail: Float64s | None = None,
@@ -146,17 +160,15 @@ def _given(
     code, slope = as_activation(activation, negative_slope, x)
     added = as_like("residual", residual, x)
     y = output_for(out, "x", x, x.dtype, {"residual": added}, {})
-    if not x.size:
-        return y
     arrays = (x, y) if added is None else (x, y, added)
-    for (source, target, *extra), at in pieces(axes, *arrays):
-        n, c = source.shape[:2]
+    for (source, target, *extra), channel_axis, at in samples(axes, *arrays):
+        n, c = len(source), source.shape[channel_axis]
         center, sigma = (np.ascontiguousarray(a[at]).reshape(n, c) for a in (mean, spread))
         together = n if tail is None else 1  # a tail is a bias, of which a call has one per channel
         for i in range(0, n, together):
             rows, bias = slice(i, i + together), None if tail is None else (-tail[at].reshape(n, c) / sigma)[i]
             _core.group_norm(
-                source[rows], 1, c, center[rows].reshape(-1), (sigma * sigma)[rows].reshape(-1), None, True, None, bias,
-                0.0, code, slope, extra[0][rows] if extra else None, None, target[rows],
+                source[rows], channel_axis, c, center[rows].reshape(-1), (sigma * sigma)[rows].reshape(-1), None, True,
+                None, bias, 0.0, code, slope, extra[0][rows] if extra else None, None, target[rows],
             )  # fmt: skip
     return y

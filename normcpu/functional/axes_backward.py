@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import as_array, as_like, as_number, output_for
+from .. import _core
+from .._arrays import as_array, as_like, as_number, output_for, real_of
 from .._types import Array, Float64s, Readable
 from ..statistics import moments
-from .axes import as_axes, blocks, by_row, lp_norm, pieces
+from .axes import as_axes, blocks, by_row, lp_norm, pieces, samples
 from .rows_backward import rms_norm_backward
 
 
@@ -37,11 +38,25 @@ def mean_variance_normalization_backward(
     """
     array = as_array("x", x)
     axes = as_axes(axis, array)
+    gradient, least = as_like("dy", dy, array, required=True), as_number("eps", eps, 0.0)
+    assert gradient is not None
+    dx = output_for(out, "dy", gradient, array.dtype, {}, {"x": array})
     mean, var = moments(array, axes)
-    sigma, count = np.sqrt(var), math.prod(array.shape[a] for a in axes)
-    scale = 1 / (sigma + as_number("eps", eps, 0.0))
-    curve = np.where(sigma > 0, scale * scale / np.where(sigma > 0, sigma, 1) / max(1, count), 0)
-    return _backward(array, axes, dy, mean, scale, curve, scale / max(1, count), sigma, 2.0, out)
+    sigma = np.sqrt(var)
+    # A normalization's gradient with inv^2 = scale / sigma and the weight scale / inv; where sigma is 0, x is mean.
+    spread = np.where(sigma == 0, least * least, var + sigma * least)
+    weight = np.sqrt(np.divide(sigma, sigma + least, out=np.ones_like(sigma), where=sigma != 0)).astype(real_of(array))
+    for (source, came, target), channel_axis, at in samples(axes, array, gradient, dx):
+        shape = len(source), source.shape[channel_axis]
+        center, square, gamma = (np.ascontiguousarray(a[at]).reshape(shape) for a in (mean, spread, weight))
+        together = len(source) if (gamma == gamma[0]).all() else 1  # a call has one weight per channel
+        for i in range(0, len(source), together):
+            rows = slice(i, i + together)
+            _core.group_norm_backward(
+                came[rows], source[rows], channel_axis, shape[1], center[rows].reshape(-1), square[rows].reshape(-1),
+                None, False, gamma[i], 0.0, 0, None, None, target[rows], None, None, None,
+            )  # fmt: skip
+    return dx
 
 
 def lp_normalize_backward(
@@ -72,7 +87,7 @@ def lp_normalize_backward(
         return _as_rows(dy, array, tuple(sorted(axes)), norm, least, out)
     scale = 1 / np.where(norm > least, norm, least or 1.0)
     curve = np.where(norm > least, scale * scale * (scale if p == 2 else 1), 0)
-    return _backward(array, axes, dy, np.zeros(norm.shape), scale, curve, np.zeros(norm.shape), norm, p, out)
+    return _backward(array, axes, dy, scale, curve, norm, p, out)
 
 
 def _as_rows(dy: Any, x: Array, axes: tuple[int, ...], norm: Float64s, least: float, out: Any) -> Array:
@@ -90,31 +105,29 @@ def _as_rows(dy: Any, x: Array, axes: tuple[int, ...], norm: Float64s, least: fl
 
 
 def _backward(
-    x: Array, axes: tuple[int, ...], dy: Any, center: Float64s, scale: Float64s, curve: Float64s, offset: Float64s,
-    top: Float64s, p: float, out: Any,
-) -> Array:  # fmt: skip
-    """dx = scale * dy - curve * sum(dy * v) * w - offset * sum(dy), v = x - center, and w: v, for p = 1 sign(v), and
-    for p = inf sign(v) where |v| is top, divided by how often that is."""
+    x: Array, axes: tuple[int, ...], dy: Any, scale: Float64s, curve: Float64s, top: Float64s, p: float, out: Any
+) -> Array:
+    """dx = scale * dy - curve * sum(dy * x) * w, and w: x, for p = 1 sign(x), and for p = inf sign(x) where |x| is top,
+    divided by how often that is."""
     gradient = as_like("dy", dy, x, required=True)
     assert gradient is not None
     dx = output_for(out, "dy", gradient, x.dtype, {}, {"x": x})
     for (source, came, target), at in pieces(axes, x, gradient, dx):
         shape = source.shape[:2]
-        middle, gain, bend, less, largest = (np.reshape(a[at], shape) for a in (center, scale, curve, offset, top))
-        sums, products, ties = (np.zeros(shape) for _ in range(3))
+        gain, bend, largest = (np.reshape(a[at], shape) for a in (scale, curve, top))
+        products, ties = np.zeros(shape), np.zeros(shape)
         wide = (..., *[None] * (source.ndim - 2))
         for rows, part in blocks(source):
-            g, values = came[rows + part].astype(np.float64), source[rows + part] - middle[rows][wide]
-            sums[rows] += by_row(g)
+            g, values = came[rows + part].astype(np.float64), source[rows + part].astype(np.float64)
             products[rows] += by_row(g * values)
             ties[rows] += by_row(np.abs(_slope(values, largest[rows][wide], p))) if p == math.inf else 1
         if p == math.inf:
             products /= np.maximum(ties, 1)
         for rows, part in blocks(source):
-            g, values = came[rows + part].astype(np.float64), source[rows + part] - middle[rows][wide]
+            g, values = came[rows + part].astype(np.float64), source[rows + part].astype(np.float64)
             made = gain[rows][wide] * g - (bend * products)[rows][wide] * _slope(values, largest[rows][wide], p)
             with np.errstate(over="ignore"):
-                target[rows + part] = (made - (less * sums)[rows][wide]).astype(x.dtype)
+                target[rows + part] = made.astype(x.dtype)
     return dx
 
 

@@ -24,7 +24,7 @@ from .affine import scale_shift
 
 # The channels of a window before and after its own, of `size` in all: an even one has one more on either side.
 PLACINGS = {"pytorch": (0, 1), "onnx": (1, 0)}  # (size - these) // 2
-BLOCK = 32768  # elements
+BLOCK = 16384  # elements: five arrays of float64 of so many stay in a cache of 1 MB
 
 
 @np.errstate(all="ignore")  # 0/0 and what is too large are results
@@ -64,15 +64,18 @@ def local_response_norm(
     y = output_for(out, "x", array, array.dtype, {"residual": added}, {})
     source, target = np.moveaxis(array, axis, 0), np.moveaxis(y, axis, 0)
     extra = None if added is None else np.moveaxis(added, axis, 0)
-    for at in _blocks(source.shape):
-        values = source[at].astype(np.float64)
-        made = values / _power(k + alpha / (before + after + 1) * _window_sums(values * values, before, after), beta)
+    share = alpha / (before + after + 1)
+    for at, (values, d, power, work) in _blocks(source.shape, 4):
+        np.copyto(values, source[at], "unsafe")
+        _window_sums(np.multiply(values, values, power), before, after, d)
+        np.add(k, np.multiply(share, d, d), d)
+        made = np.divide(values, _power(d, beta, power, work), values)
         if activation is not None or extra is not None:
             made = scale_shift(
                 made.astype(real_of(array)), channel_axis=0, activation=activation, negative_slope=negative_slope,
                 residual=None if extra is None else extra[at].astype(real_of(array)),
             )  # fmt: skip
-        target[at] = made.astype(array.dtype)
+        np.copyto(target[at], made, "unsafe")
     return y
 
 
@@ -109,12 +112,17 @@ def local_response_norm_backward(
     dx = output_for(out, "dy", gradient, array.dtype, {}, {"x": array})
     source, came, target = (np.moveaxis(a, axis, 0) for a in (array, gradient, dx))
     share = alpha / (before + after + 1)
-    for at in _blocks(source.shape):
-        values, g = source[at].astype(np.float64), came[at].astype(np.float64)
-        d = k + share * _window_sums(values * values, before, after)
-        passed = g / _power(d, beta)
-        reached = _window_sums(passed * values / d, after, before)
-        target[at] = (passed - 2 * share * beta * values * reached).astype(array.dtype)
+    for at, (values, passed, d, power, work) in _blocks(source.shape, 5):
+        np.copyto(values, source[at], "unsafe")
+        np.copyto(passed, came[at], "unsafe")
+        _window_sums(np.multiply(values, values, power), before, after, d)
+        np.add(k, np.multiply(share, d, d), d)
+        passed /= _power(d, beta, power, work)
+        np.divide(np.multiply(passed, values, power), d, power)
+        _window_sums(power, after, before, d)
+        values *= 2 * share * beta
+        values *= d
+        np.copyto(target[at], np.subtract(passed, values, passed), "unsafe")
     return dx
 
 
@@ -132,32 +140,40 @@ def _arguments(
     )
 
 
-def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Parts of an array of about BLOCK elements with all of its first axis."""
+def _blocks(shape: tuple[int, ...], count: int) -> Iterator[tuple[tuple[slice, ...], Iterator[Float64s]]]:
+    """Parts of an array of about BLOCK elements with all of its first axis, each with `count` arrays of its shape to
+    work in: the same memory every time, for what is new comes page by page from the system."""
     most = max(1, BLOCK // max(1, shape[0]))
     steps = [max(1, min(n, most // max(1, math.prod(shape[i + 2 :])))) for i, n in enumerate(shape[1:])]
+    work = np.empty((count, shape[0] * math.prod(steps)))
     for index in np.ndindex(*(-(-n // step) for n, step in zip(shape[1:], steps, strict=True))):
-        yield slice(None), *(slice(i * step, (i + 1) * step) for i, step in zip(index, steps, strict=True))
+        part = [slice(i * step, min((i + 1) * step, n)) for i, step, n in zip(index, steps, shape[1:], strict=True)]
+        extents = shape[0], *(at.stop - at.start for at in part)
+        yield (slice(None), *part), (one[: math.prod(extents)].reshape(extents) for one in work)
 
 
-def _window_sums(values: Float64s, before: int, after: int) -> Float64s:
+def _window_sums(values: Float64s, before: int, after: int, total: Float64s) -> Float64s:
     """Over the first axis: sums of the entries from i - before to i + after, those nearest to the first one first."""
-    total, n = values.copy(), len(values)
-    for step in range(1, min(before, n - 1) + 1):
+    np.copyto(total, values)
+    for step in range(1, min(before, len(values) - 1) + 1):
         total[step:] += values[:-step]
-    for step in range(1, min(after, n - 1) + 1):
+    for step in range(1, min(after, len(values) - 1) + 1):
         total[:-step] += values[step:]
     return total
 
 
-def _power(d: Float64s, beta: float) -> Float64s:
-    """d^beta; multiples of 1/4 by square roots, which are the same on every machine."""
+def _power(d: Float64s, beta: float, result: Float64s, root: Float64s) -> Float64s:
+    """result = d^beta; multiples of 1/4 by square roots, which are the same on every machine.  root: to work in."""
     quarters = 4 * beta
     if not (quarters.is_integer() and 0 <= quarters <= 16):
-        return np.asarray(np.power(d, beta))
-    root = np.sqrt(d)
-    result = np.sqrt(root) if quarters % 2 else np.ones_like(d)
-    result = result * root if quarters % 4 >= 2 else result
+        return np.power(d, beta, result)
+    np.sqrt(d, root)
+    if quarters % 2:
+        np.sqrt(root, result)
+    else:
+        result.fill(1)
+    if quarters % 4 >= 2:
+        result *= root
     for _ in range(int(quarters // 4)):
-        result = result * d
+        result *= d
     return result
