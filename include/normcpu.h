@@ -272,6 +272,27 @@ void ncpu_moments_merge(size_t c, int64_t into_count, const ncpu_moments_state *
  * says whether y overflows or loses digits, and with y NULL whether it would. */
 ncpu_status ncpu_scale_axis(const ncpu_array *x, int axis, const double *factor, const ncpu_array *y, double *peak);
 
+/* ---- Local response normalization ----------------------------------------------------------------- */
+
+/* The window of channel i has the channels from i - before to i + after that there are. */
+typedef struct {
+    size_t before, after;
+    double alpha, beta, k;
+} ncpu_local_response;
+
+/* y = act(x / d^beta + residual), d = k + alpha / (before + 1 + after) * sum(x^2) over the window, in double, rounded to
+ * real before act.  https://papers.nips.cc/paper/4824, section 3.3.  Within an ulp of real where act is NONE; the same
+ * bits everywhere where beta is a multiple of 1/4 from 0 to 4, else what the C library's pow makes of it.
+ * x, y: shape and dtype (f32, f64, f16, bf16), strides of their own; y may be x itself.  epilogue: NULL for none; its
+ * mask NULL (else UNSUPPORTED). */
+ncpu_status ncpu_local_response_norm(const ncpu_array *x, int channel_axis, const ncpu_local_response *window,
+                                     const ncpu_epilogue *epilogue, const ncpu_array *y);
+
+/* dx = dy / d^beta - 2 * alpha * beta / (before + 1 + after) * x * sum(dy * x / d^(beta + 1)), summed over the channels whose
+ * windows have this one.  No act, no residual.  dy, x, dx: one shape and dtype; dx may be dy itself, or x. */
+ncpu_status ncpu_local_response_norm_backward(const ncpu_array *dy, const ncpu_array *x, int channel_axis,
+                                              const ncpu_local_response *window, const ncpu_array *dx);
+
 /* ---- Dropout -------------------------------------------------------------------------------------- */
 
 /* What is dropped: every element with probability p by itself, or whole channels. */

@@ -85,6 +85,16 @@ cdef extern from "normcpu.h" nogil:
     ncpu_status ncpu_moments(const ncpu_array *, const uint8_t *, const ncpu_moments_state *)
     void ncpu_moments_merge(size_t, int64_t, const ncpu_moments_state *, int64_t, const ncpu_moments_state *)
     ncpu_status ncpu_scale_axis(const ncpu_array *, int, const double *, const ncpu_array *, double *)
+    ctypedef struct ncpu_local_response:
+        size_t before
+        size_t after
+        double alpha
+        double beta
+        double k
+    ncpu_status ncpu_local_response_norm(const ncpu_array *, int, const ncpu_local_response *, const ncpu_epilogue *,
+                                         const ncpu_array *)
+    ncpu_status ncpu_local_response_norm_backward(const ncpu_array *, const ncpu_array *, int,
+                                                  const ncpu_local_response *, const ncpu_array *)
     ctypedef struct ncpu_dropped:
         double p
         int alpha

@@ -131,6 +131,30 @@ def scale_shift(
     y: _Array,
 ) -> None: ...
 def scale_axis(x: _Array, axis: int, factor: _Float64s, y: _Array | None, peak: _Float64s) -> None: ...
+def local_response_norm(
+    x: _Array,
+    channel_axis: int,
+    before: int,
+    after: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    activation: int,
+    negative_slope: float,
+    residual: _Array | None,
+    y: _Array,
+) -> None: ...
+def local_response_norm_backward(
+    dy: _Array,
+    x: _Array,
+    channel_axis: int,
+    before: int,
+    after: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    dx: _Array,
+) -> None: ...
 def dropout(
     x: _Array, p: float, alpha: bool, channel_axis: int, batched: bool, seed: int, y: _Array, mask: _Array
 ) -> None: ...

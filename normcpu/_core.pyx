@@ -255,6 +255,7 @@ def moments_merge(Py_ssize_t c, int64_t into_count, into, int64_t count, part):
 include "_plain.pxi"
 include "_groups.pxi"
 include "_rows.pxi"
+include "_local.pxi"
 include "_dropout.pxi"
 include "_optim.pxi"
 include "_machine.pxi"

@@ -52,6 +52,7 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 CONVERSIONS(f16, ncpu_f16)
 CONVERSIONS(bf16, ncpu_bf16)
 #undef CONVERSIONS
+#include "kernels/local.inc"
 #include "kernels/random.inc"
 
 /* Where element i behind p is, the number there in an array of R, bytes of a T, and whether the data is double. */
@@ -272,6 +273,9 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .wide_rows = ncpu_wide_rows,
     .to_floats = {[NCPU_F16] = to_floats_f16, [NCPU_BF16] = to_floats_bf16},
     .from_floats = {[NCPU_F16] = from_floats_f16, [NCPU_BF16] = from_floats_bf16},
+    .widen = widen, .narrow = narrow,
+    .window_squares = window_squares, .window_divide = window_divide,
+    .window_parts = window_parts, .window_gradient = window_gradient,
     .random_bits = random_bits,
     .sgd = {sgd_f32, sgd_f64}, .adamw = {adamw_f32, adamw_f64},
     .keep = {keep_f32, keep_f64, keep_f16, keep_bf16},

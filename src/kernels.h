@@ -200,6 +200,14 @@ typedef struct {
 
 enum { NCPU_SHORT_ROW = 64 }; /* 16-bit rows of no more elements are summed as floats */
 
+/* Local response normalization: a window's entries lie `stride` apart, `before` of them before its own. */
+typedef struct {
+    size_t before, after;
+    ptrdiff_t stride;
+    double share, k, beta; /* the divisor of x: (k + share * sum)^beta */
+    int quarters;          /* 4 * beta where that is one of 0 to 16, else -1 */
+} ncpu_window;
+
 /* Normalization of rows. */
 typedef struct {
     /* s1[i] = sum(x), s2[i] = sum(x^2) of row i.  Of the arguments no more than x. */
@@ -228,6 +236,15 @@ typedef struct {
     const ncpu_row_kernels *wide_rows; /* ncpu_wide_rows */
     void (*to_floats[NCPU_BF16 + 1])(size_t n, const void *from, float *to); /* of f16 and bf16 */
     void (*from_floats[NCPU_BF16 + 1])(size_t n, const float *from, void *to);
+    void (*widen)(size_t n, const float *from, double *to);
+    void (*narrow)(size_t n, const double *from, float *to);
+    /* squares = x^2; x /= d^beta with d = k + share * sum(squares); dy /= d^beta and parts = dy * x / d; and of what has
+     * passed the rest of the gradient: passed -= 2 * share * beta * x * sum(parts).  Whole vectors: up to 7 entries behind
+     * the n are read and written too, and before and behind them there is room for whole windows. */
+    void (*window_squares)(size_t n, const double *x, double *squares);
+    void (*window_divide)(const ncpu_window *, size_t n, const double *squares, double *x);
+    void (*window_parts)(const ncpu_window *, size_t n, const double *squares, const double *x, double *dy, double *parts);
+    void (*window_gradient)(const ncpu_window *, size_t n, const double *parts, const double *x, double *passed);
     void (*random_bits)(const ncpu_random_args *);
     void (*keep[NCPU_BF16 + 1])(const ncpu_keep_args *);
     void (*sgd[NCPU_F64 + 1])(const ncpu_step_args *), (*adamw[NCPU_F64 + 1])(const ncpu_step_args *);

@@ -198,6 +198,8 @@ static const struct {
     {"layer_norm masked", layer_norm_masked},
     {"rms_norm backward", rms_norm_backward},
     {"layer_norm backward masked", layer_norm_backward_masked},
+    {"local_response_norm", local_response_norm},
+    {"local_response_norm backward", local_response_norm_backward},
     {"dropout", dropout},
     {"dropout in place", dropout_in_place},
     {"alpha dropout", alpha_dropout},

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The part of operations.h that is not batch normalization: rows, groups and dropout. */
+ * The part of operations.h that is not batch normalization: rows, groups, local response and dropout. */
 #ifndef OPERATIONS_FAMILY_H
 #define OPERATIONS_FAMILY_H
 
@@ -99,6 +99,17 @@ static ncpu_status group_norm_backward(const call *c) { return group_gradients(c
 static ncpu_status group_norm_backward_masked(const call *c)
 {
     return c->p->shape[0] > MOST_SAMPLES ? NCPU_OK : group_gradients(c, 1);
+}
+
+static const ncpu_local_response response = {2, 1, 0.5, 0.75, 1.5};
+static ncpu_status local_response_norm(const call *c)
+{
+    const ncpu_epilogue epilogue = {.activation = NCPU_RELU, .residual = &c->dy};
+    return ncpu_local_response_norm(&c->x, c->p->axis, &response, &epilogue, &c->y);
+}
+static ncpu_status local_response_norm_backward(const call *c)
+{
+    return ncpu_local_response_norm_backward(&c->dy, &c->x, c->p->axis, &response, &c->y);
 }
 
 enum { SEED = 12345 };
