@@ -221,7 +221,7 @@ typedef struct {
     void (*apply_runs_u8)(const ncpu_apply_args *), (*apply_cols_u8)(const ncpu_apply_args *); /* y is f32 */
     void (*apply_runs_i8)(const ncpu_apply_args *), (*apply_cols_i8)(const ncpu_apply_args *);
     void (*scale_runs[NCPU_BF16 + 1])(const ncpu_scale_args *), (*scale_cols[NCPU_BF16 + 1])(const ncpu_scale_args *);
-    ncpu_row_kernels rows[NCPU_BF16 + 1]; /* 16 bits: forwards alone, see NCPU_SHORT_ROW, of no activation but relu */
+    ncpu_row_kernels rows[NCPU_BF16 + 1]; /* 16 bits: see NCPU_SHORT_ROW; no norm_cols, nor an activation but relu */
     /* norm_rows of f32 to bytes: see quantize. */
     void (*norm_bytes)(const ncpu_norm_args *, float scale, int zero, int low, int high);
     void (*fence)(void); /* what norm_rows streamed comes before what follows */
