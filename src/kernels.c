@@ -116,6 +116,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 #else
 #define SET f16
 #define SOME_ROWS
+#define WITH_BYTES
 #define T ncpu_f16
 #endif
 #define P vf
@@ -128,6 +129,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 #if !NCPU_SMALL
 #define SET bf16
 #define SOME_ROWS
+#define WITH_BYTES
 #define T ncpu_bf16
 #define P vf
 #define V vf
@@ -270,7 +272,8 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .scale_cols = {scale_cols_f32, scale_cols_f64, scale_cols_f16, scale_cols_bf16},
     .rows = {[NCPU_F32] = ROW_KERNELS(f32), [NCPU_F64] = ROW_KERNELS(f64),
              [NCPU_F16] = {SOME_ROW_KERNELS(f16)}, [NCPU_BF16] = {SOME_ROW_KERNELS(bf16)}},
-    .norm_bytes = norm_bytes_f32, .fence = ncpu_fence,
+    .norm_bytes = {[NCPU_F32] = norm_bytes_f32, [NCPU_F16] = norm_bytes_f16, [NCPU_BF16] = norm_bytes_bf16},
+    .fence = ncpu_fence,
     .wide_rows = ncpu_wide_rows,
     .to_floats = {[NCPU_F16] = to_floats_f16, [NCPU_BF16] = to_floats_bf16},
     .from_floats = {[NCPU_F16] = from_floats_f16, [NCPU_BF16] = from_floats_bf16},

@@ -222,8 +222,8 @@ typedef struct {
     void (*apply_runs_i8)(const ncpu_apply_args *), (*apply_cols_i8)(const ncpu_apply_args *);
     void (*scale_runs[NCPU_BF16 + 1])(const ncpu_scale_args *), (*scale_cols[NCPU_BF16 + 1])(const ncpu_scale_args *);
     ncpu_row_kernels rows[NCPU_BF16 + 1]; /* 16 bits: see NCPU_SHORT_ROW; no norm_cols, nor an activation but relu */
-    /* norm_rows of f32 to bytes: see quantize. */
-    void (*norm_bytes)(const ncpu_norm_args *, float scale, int zero, int low, int high);
+    /* norm_rows to bytes, but of f64: see quantize. */
+    void (*norm_bytes[NCPU_BF16 + 1])(const ncpu_norm_args *, float scale, int zero, int low, int high);
     void (*fence)(void); /* what norm_rows streamed comes before what follows */
     const ncpu_row_kernels *wide_rows; /* ncpu_wide_rows */
     void (*to_floats[NCPU_BF16 + 1])(size_t n, const void *from, float *to); /* of f16 and bf16 */

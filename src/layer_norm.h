@@ -21,6 +21,7 @@ typedef struct {
     ncpu_team *team;
     size_t units, tasks, scratch_size; /* units: groups of rows, or tiles of columns */
     char *scratch;
+    int to_bytes;                      /* rows: normalized and quantized at once */
     size_t together, measure_size;     /* rows: those that are measured, then applied, in a group; scratch of one's measurement */
     size_t run, tile, tiles;           /* columns that follow each other; of a tile; tiles of a run */
 } ncpu_norm_job;

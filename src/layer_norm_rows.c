@@ -132,7 +132,7 @@ static void apply_wide(const ncpu_norm_job *j, ncpu_norm_args a, size_t i, const
     r->kernels->wide[r->dtype].coefficients(1, w->mean + i, tail, w->var + i, j->norm->eps, NULL, NULL, center, scale, shift, outside);
     a.center = center, a.scale = scale, a.shift = shift, a.centered = a.shifted = 1, a.stream = 0, a.ahead = 0;
     const ncpu_tile y = {a.y, 0, 0}, floats = {w->floats, 0, 0};
-    const int converted = r->taken != r->dtype;
+    const int converted = r->taken != r->dtype && !j->quantization;
     a.x = ncpu_row_floats(r, a.x, a.len, w->floats);
     if (a.residual) a.residual = ncpu_row_floats(r, a.residual, a.len, w->residual_floats);
     if (converted) a.y = w->floats;
@@ -159,13 +159,13 @@ static void apply(const ncpu_norm_job *j, const ncpu_norm_args *all, size_t row,
 {
     const ncpu_kernels *kernels = j->rows.kernels;
     const ncpu_quantization *q = j->quantization;
-    const int low = j->y_dtype == NCPU_I8 ? -128 : 0, to_bytes = q && !q->scales && all->activation <= NCPU_RELU;
+    const int low = j->y_dtype == NCPU_I8 ? -128 : 0;
     for (size_t i = 0, end; i < all->rows; i = end) {
-        for (end = i + 1; (!q || to_bytes) && !w->outside[i] && end < all->rows && !w->outside[end];) end++;
+        for (end = i + 1; (!q || j->to_bytes) && !w->outside[i] && end < all->rows && !w->outside[end];) end++;
         ncpu_norm_args a = from_row(j, *all, i, end - i, ncpu_dtype_size(j->rows.taken));
         uint8_t *bytes = a.y;
-        if (to_bytes && !w->outside[i]) {
-            kernels->norm_bytes(&a, q->scale, q->zero_point, low, low + 255);
+        if (j->to_bytes && !w->outside[i]) {
+            kernels->norm_bytes[j->rows.taken](&a, q->scale, q->zero_point, low, low + 255);
             continue;
         }
         if (q) a.y = w->values;
@@ -240,7 +240,9 @@ void ncpu_plan_groups(ncpu_norm_job *j)
     ncpu_operand operand;
     ncpu_measurement m;
     workspace unused;
-    const int plain = j->epilogue.activation <= NCPU_RELU && !j->epilogue.mask && !j->quantization && !j->norm->valid;
+    const int simple = j->epilogue.activation <= NCPU_RELU;
+    j->to_bytes = j->quantization && !j->quantization->scales && simple;
+    const int plain = simple && !j->epilogue.mask && (!j->quantization || j->to_bytes) && !j->norm->valid;
     r->taken = ncpu_is_half(r) && (!plain || r->view.s <= NCPU_SHORT_ROW) ? r->dtype : r->stored;
     plan_row(j, NULL, r->view.s, &view, &operand, &m);
     j->measure_size = ncpu_measure_scratch(&m);
