@@ -121,6 +121,7 @@ typedef struct {
     double *dweight, *dbias; /* (len, padded), both or neither */
     int certain;             /* add sums whatever they are */
     void *strips;            /* scratch: 2 * (len + NCPU_PAD) of the numbers computed in */
+    int stream;              /* write past the cache: rows of dx start cache lines, a fence must follow */
 } ncpu_norm_grad_args;
 
 /* y = x * factor over (rows, len), in double and rounded once; peak = max(peak, |x * factor|) before that rounding, NaN

@@ -20,7 +20,7 @@ typedef struct {
     int copied; /* dy */
     const void *weight;
     const double *mean, *var;
-    int summed;
+    int summed, stream; /* dx past the caches */
     ncpu_team *team;
     size_t chunk, chunks, tasks, padded; /* rows of a chunk; padded: of the width */
     char *scratch;
@@ -192,6 +192,7 @@ static void group(const job *j, size_t row, size_t rows, double *sums, char *scr
         .rows = rows, .len = r->view.s, .dy = dy.data, .x = s.data, .dsum = dsum.data, .dx = result.data,
         .dy_stride = dy.row_stride, .x_stride = s.row_stride, .dsum_stride = dsum.row_stride, .dx_stride = result.row_stride,
         .weight = j->weight, .center = w.center, .slope = w.slope, .curve = w.curve, .offset = w.offset, .shift = w.shift,
+        .stream = j->stream && ((uintptr_t)result.data | (uintptr_t)result.row_stride * ncpu_dtype_size(r->taken)) % 64 == 0,
         .dweight = j->summed ? sums : NULL, .dbias = j->summed ? sums + j->padded : NULL, .strips = w.strips};
     settle(j, &a, row, rows, &w);
     a.shifted = ncpu_drop_shifts(w.shift, rows, r->dtype);
@@ -229,6 +230,7 @@ static void task(void *context, ptrdiff_t number)
         }
         if (j->summed && j->tasks == 1) add_part(j, part);
     }
+    if (j->stream) j->rows.kernels->fence();
 }
 
 static void store(const job *j, void *to, const double *sums)
@@ -266,8 +268,10 @@ ncpu_status ncpu_layer_norm_backward(const ncpu_array *dy, const ncpu_array *s, 
     if (status || v->s == 0) return status;
 
     ncpu_team team;
-    ncpu_team_begin(&team, (double)v->n * (double)v->s * (double)(j.s.operand.size * (size_t)(5 + j.dsum.given)));
+    const double elements = (double)v->n * (double)v->s, size = (double)j.s.operand.size;
+    ncpu_team_begin(&team, elements * size * (5 + j.dsum.given));
     j.team = &team;
+    j.stream = ncpu_leaves_caches(elements * size * (3 + j.dsum.given)) && j.dx.operand.direct && dx->data != dy->data && !norm->valid;
     j.rows.group = j.rows.group < SLICE ? SLICE : j.rows.group / SLICE * SLICE;
     j.rows.taken = norm->valid ? j.rows.dtype : j.rows.stored;
     j.chunk = divide_up(divide_up(v->n, CHUNKS), LEAST_CHUNK) * LEAST_CHUNK;
