@@ -117,6 +117,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 #else
 #define SET f16
 #define SOME_ROWS
+#define WITH_BYTES
 #define T ncpu_f16
 #endif
 #define P vf
@@ -129,6 +130,7 @@ CONVERSIONS(bf16, ncpu_bf16)
 #if !NCPU_SMALL
 #define SET bf16
 #define SOME_ROWS
+#define WITH_BYTES
 #define T ncpu_bf16
 #define P vf
 #define V vf
@@ -205,7 +207,10 @@ CONVERSIONS(bf16, ncpu_bf16)
      grad_apply_runs_##set, grad_apply_cols_##set, coefficients_##set,                                 \
      grad_coefficients_##set}
 
-#define ROW_KERNELS(set) {norm_sums_##set, norm_rows_##set, norm_cols_##set, norm_grad_sums_##set, norm_grad_rows_##set}
+#define SOME_ROW_KERNELS(set)                                                                           \
+    .norm_sums = norm_sums_##set, .norm_rows = norm_rows_##set,                                            \
+    .norm_grad_sums = norm_grad_sums_##set, .norm_grad_rows = norm_grad_rows_##set
+#define ROW_KERNELS(set) {SOME_ROW_KERNELS(set), .norm_cols = norm_cols_##set}
 
 #ifdef NCPU_DEFINES_WIDE
 #if !NCPU_SMALL
@@ -267,9 +272,9 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .scale_runs = {scale_runs_f32, scale_runs_f64, scale_runs_f16, scale_runs_bf16},
     .scale_cols = {scale_cols_f32, scale_cols_f64, scale_cols_f16, scale_cols_bf16},
     .rows = {[NCPU_F32] = ROW_KERNELS(f32), [NCPU_F64] = ROW_KERNELS(f64),
-             [NCPU_F16] = {.norm_sums = norm_sums_f16, .norm_rows = norm_rows_f16},
-             [NCPU_BF16] = {.norm_sums = norm_sums_bf16, .norm_rows = norm_rows_bf16}},
-    .norm_bytes = norm_bytes_f32, .fence = ncpu_fence,
+             [NCPU_F16] = {SOME_ROW_KERNELS(f16)}, [NCPU_BF16] = {SOME_ROW_KERNELS(bf16)}},
+    .norm_bytes = {[NCPU_F32] = norm_bytes_f32, [NCPU_F16] = norm_bytes_f16, [NCPU_BF16] = norm_bytes_bf16},
+    .fence = ncpu_fence,
     .wide_rows = ncpu_wide_rows,
     .to_floats = {[NCPU_F16] = to_floats_f16, [NCPU_BF16] = to_floats_bf16},
     .from_floats = {[NCPU_F16] = from_floats_f16, [NCPU_BF16] = from_floats_bf16},

@@ -121,6 +121,7 @@ typedef struct {
     double *dweight, *dbias; /* (len, padded), both or neither */
     int certain;             /* add sums whatever they are */
     void *strips;            /* scratch: 2 * (len + NCPU_PAD) of the numbers computed in */
+    int stream;              /* write past the cache: rows of dx start cache lines, a fence must follow */
 } ncpu_norm_grad_args;
 
 /* y = x * factor over (rows, len), in double and rounded once; peak = max(peak, |x * factor|) before that rounding, NaN
@@ -229,9 +230,9 @@ typedef struct {
     void (*apply_runs_u8)(const ncpu_apply_args *), (*apply_cols_u8)(const ncpu_apply_args *); /* y is f32 */
     void (*apply_runs_i8)(const ncpu_apply_args *), (*apply_cols_i8)(const ncpu_apply_args *);
     void (*scale_runs[NCPU_BF16 + 1])(const ncpu_scale_args *), (*scale_cols[NCPU_BF16 + 1])(const ncpu_scale_args *);
-    ncpu_row_kernels rows[NCPU_BF16 + 1]; /* 16 bits: forwards alone, see NCPU_SHORT_ROW, of no activation but relu */
-    /* norm_rows of f32 to bytes: see quantize. */
-    void (*norm_bytes)(const ncpu_norm_args *, float scale, int zero, int low, int high);
+    ncpu_row_kernels rows[NCPU_BF16 + 1]; /* 16 bits: see NCPU_SHORT_ROW; no norm_cols, nor an activation but relu */
+    /* norm_rows to bytes, but of f64: see quantize. */
+    void (*norm_bytes[NCPU_BF16 + 1])(const ncpu_norm_args *, float scale, int zero, int low, int high);
     void (*fence)(void); /* what norm_rows streamed comes before what follows */
     const ncpu_row_kernels *wide_rows; /* ncpu_wide_rows */
     void (*to_floats[NCPU_BF16 + 1])(size_t n, const void *from, float *to); /* of f16 and bf16 */

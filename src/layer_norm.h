@@ -21,8 +21,8 @@ typedef struct {
     ncpu_team *team;
     size_t units, tasks, scratch_size; /* units: groups of rows, or tiles of columns */
     char *scratch;
-    ncpu_dtype taken;                  /* rows: what kernels take, as stored or f32 */
-    size_t together, measure_size;     /* rows that are measured, then applied, in a group; scratch of one's measurement */
+    int to_bytes;                      /* rows: normalized and quantized at once */
+    size_t together, measure_size;     /* rows: those that are measured, then applied, in a group; scratch of one's measurement */
     size_t run, tile, tiles;           /* columns that follow each other; of a tile; tiles of a run */
 } ncpu_norm_job;
 

@@ -20,7 +20,7 @@ typedef struct {
     int copied; /* dy */
     const void *weight;
     const double *mean, *var;
-    int summed;
+    int summed, stream; /* dx past the caches */
     ncpu_team *team;
     size_t chunk, chunks, tasks, padded; /* rows of a chunk; padded: of the width */
     char *scratch;
@@ -34,7 +34,7 @@ typedef struct {
     void *center, *slope, *curve, *offset, *shift; /* real */
     uint8_t *outside, *also;
     void *strips, *dy, *s, *y, *dsum, *dx, *dresidual, *copy;
-    void *dy_floats, *s_floats, *dsum_floats, *dx_floats; /* of 16-bit data */
+    void *dy_floats, *s_floats, *dsum_floats, *dx_floats; /* of 16-bit data, of a row or the group */
 } workspace;
 
 static size_t lay_out(const job *j, char *memory, workspace *w)
@@ -52,7 +52,7 @@ static size_t lay_out(const job *j, char *memory, workspace *w)
     w->y = ncpu_take_rows(&j->rows, &j->y, &a), w->dresidual = ncpu_take_rows(&j->rows, &j->dresidual, &a);
     const size_t elements = j->copied && !j->dresidual.given ? j->rows.group * j->rows.view.s : 0;
     w->copy = ncpu_take(&a, elements * j->dy.operand.size);
-    const size_t room = ncpu_float_room(&j->rows, j->rows.group * j->rows.view.s);
+    const size_t room = ncpu_float_room(&j->rows, (j->rows.taken == j->rows.stored ? 1 : j->rows.group) * j->rows.view.s);
     w->dy_floats = ncpu_take(&a, room), w->s_floats = ncpu_take(&a, room), w->dx_floats = ncpu_take(&a, room);
     w->dsum_floats = ncpu_take(&a, j->dsum.given ? room : 0);
     return a.used;
@@ -62,12 +62,21 @@ static size_t lay_out(const job *j, char *memory, workspace *w)
 static ncpu_norm_grad_args from_row(const job *j, ncpu_norm_grad_args a, size_t row, size_t rows)
 {
     const ptrdiff_t i = (ptrdiff_t)row;
-    const size_t size = ncpu_real_size(j->rows.dtype), real = size;
+    const size_t size = ncpu_dtype_size(j->rows.taken), real = ncpu_real_size(j->rows.dtype);
     a.rows = rows;
     a.dy = ncpu_moved(a.dy, i * a.dy_stride, size), a.x = ncpu_moved(a.x, i * a.x_stride, size);
     a.dsum = ncpu_moved(a.dsum, i * a.dsum_stride, size), a.dx = (void *)ncpu_moved(a.dx, i * a.dx_stride, size);
     const void **reals[] = {&a.center, &a.slope, &a.curve, &a.offset, &a.shift};
     for (size_t k = 0; k < sizeof reals / sizeof *reals; k++) *reals[k] = ncpu_moved(*reals[k], i, real);
+    return a;
+}
+
+/* One row for the wide kernels. */
+static ncpu_norm_grad_args as_floats(const job *j, ncpu_norm_grad_args a, const workspace *w)
+{
+    a.dy = ncpu_row_floats(&j->rows, a.dy, a.len, w->dy_floats), a.x = ncpu_row_floats(&j->rows, a.x, a.len, w->s_floats);
+    if (a.dsum) a.dsum = ncpu_row_floats(&j->rows, a.dsum, a.len, w->dsum_floats);
+    if (a.dx && j->rows.taken != j->rows.dtype) a.dx = w->dx_floats;
     return a;
 }
 
@@ -107,11 +116,11 @@ static void settle(const job *j, const ncpu_norm_grad_args *a, size_t first, siz
     for (size_t i = 0; i < rows; i++)
         w->start[i] = j->rows.dtype == NCPU_F64 ? w->mean[i] : (double)(float)w->mean[i];
     set->coefficients(rows, w->mean, NULL, w->var, j->norm->eps, NULL, NULL, w->center, w->slope, w->shift, w->outside);
-    j->rows.kernels->rows[j->rows.dtype].norm_grad_sums(a, w->start, w->p1, w->p2);
+    j->rows.kernels->rows[j->rows.taken].norm_grad_sums(a, w->start, w->p1, w->p2);
     for (size_t i = 0; i < rows; i++) {
         w->outside[i] |= !isfinite(w->p1[i]) | !isfinite(w->p2[i]);
         if (w->outside[i]) {
-            const ncpu_norm_grad_args one = from_row(j, *a, i, 1);
+            const ncpu_norm_grad_args one = as_floats(j, from_row(j, *a, i, 1), w);
             j->rows.kernels->wide_rows[j->rows.dtype].norm_grad_sums(&one, w->start + i, w->p1 + i, w->p2 + i);
         }
         if (j->norm->rms) w->p1[i] = 0;
@@ -128,6 +137,7 @@ static void settle(const job *j, const ncpu_norm_grad_args *a, size_t first, siz
 /* One row in double. */
 static void apply_wide(const job *j, ncpu_norm_grad_args a, size_t row, const workspace *w)
 {
+    const ncpu_tile dx = {a.dx, 0, 0};
     const ncpu_kernel_set *wide = &j->rows.kernels->wide[j->rows.dtype];
     double center[NCPU_PAD] = {0}, slope[NCPU_PAD] = {0}, curve[NCPU_PAD] = {0}, offset[NCPU_PAD] = {0};
     double shift[NCPU_PAD] = {0}, unused[NCPU_PAD];
@@ -138,16 +148,18 @@ static void apply_wide(const job *j, ncpu_norm_grad_args a, size_t row, const wo
         .eps = j->norm->eps, .count = count_of(j), .training = 1, .center = center, .slope = slope, .curve = curve,
         .offset = offset, .dweight = unused, .outside = outside};
     wide->grad_coefficients(&c, 1);
+    a = as_floats(j, a, w);
     a.center = center, a.slope = slope, a.curve = curve, a.offset = offset, a.shift = shift;
     a.rows = 1, a.shifted = a.certain = 1;
     j->rows.kernels->wide_rows[j->rows.dtype].norm_grad_rows(&a);
+    if (a.dx != dx.data) ncpu_from_floats(&j->rows, &(ncpu_tile){a.dx, 0, 0}, &dx, 1, a.len);
 }
 
 /* Rows that float can hold.  Their sums over rows may still overflow: then those are made again in double, for which dy has
  * to be there still. */
 static void apply(const job *j, const ncpu_norm_grad_args *a, size_t row, const workspace *w)
 {
-    const ncpu_row_kernels *set = &j->rows.kernels->rows[j->rows.dtype];
+    const ncpu_row_kernels *set = &j->rows.kernels->rows[j->rows.taken];
     ncpu_norm_grad_args sums = *a, dx = *a;
     dx.dweight = dx.dbias = NULL, sums.dx = NULL;
     const int in_place = a->dx == a->dy && j->summed;
@@ -169,16 +181,18 @@ static void group(const job *j, size_t row, size_t rows, double *sums, char *scr
     ncpu_tile dy = ncpu_tile_in(&j->dy.operand, &r->view, &box, w.dy), dsum = {0};
     ncpu_tile s = ncpu_tile_in(&j->s.operand, &r->view, &box, w.s);
     const ncpu_tile dx = ncpu_tile_out(&j->dx.operand, &r->view, &box, w.dx);
-    const ncpu_tile result = ncpu_is_half(r) ? (ncpu_tile){w.dx_floats, 0, (ptrdiff_t)width} : dx;
+    const int converted = r->taken != r->stored;
+    const ncpu_tile result = converted ? (ncpu_tile){w.dx_floats, 0, (ptrdiff_t)width} : dx;
     if (j->dsum.given) dsum = ncpu_tile_in(&j->dsum.operand, &r->view, &box, w.dsum);
     if (j->copied) dy = undo(j, &dy, &box, &w);
-    dy = ncpu_as_floats(r, &dy, rows, width, w.dy_floats), s = ncpu_as_floats(r, &s, rows, width, w.s_floats);
-    if (j->dsum.given) dsum = ncpu_as_floats(r, &dsum, rows, width, w.dsum_floats);
+    if (converted) dy = ncpu_as_floats(r, &dy, rows, width, w.dy_floats), s = ncpu_as_floats(r, &s, rows, width, w.s_floats);
+    if (converted && j->dsum.given) dsum = ncpu_as_floats(r, &dsum, rows, width, w.dsum_floats);
     for (size_t i = 0; i < rows; i++) w.mean[i] = j->norm->rms ? 0 : j->mean[row + i], w.var[i] = j->var[row + i];
     ncpu_norm_grad_args a = {
         .rows = rows, .len = r->view.s, .dy = dy.data, .x = s.data, .dsum = dsum.data, .dx = result.data,
         .dy_stride = dy.row_stride, .x_stride = s.row_stride, .dsum_stride = dsum.row_stride, .dx_stride = result.row_stride,
         .weight = j->weight, .center = w.center, .slope = w.slope, .curve = w.curve, .offset = w.offset, .shift = w.shift,
+        .stream = j->stream && ((uintptr_t)result.data | (uintptr_t)result.row_stride * ncpu_dtype_size(r->taken)) % 64 == 0,
         .dweight = j->summed ? sums : NULL, .dbias = j->summed ? sums + j->padded : NULL, .strips = w.strips};
     settle(j, &a, row, rows, &w);
     a.shifted = ncpu_drop_shifts(w.shift, rows, r->dtype);
@@ -193,7 +207,7 @@ static void group(const job *j, size_t row, size_t rows, double *sums, char *scr
         ncpu_bystanders_dx(r->dtype, width, j->norm->valid + (row + i) * width,
                            &(ncpu_bystanders){one.dy, one.dsum, j->weight, one.dx, w.var[i], j->norm->eps});
     }
-    ncpu_from_floats(r, &result, &dx, rows, width);
+    if (converted) ncpu_from_floats(r, &result, &dx, rows, width);
     ncpu_tile_done(&j->dx.operand, &r->view, &box, &dx);
 }
 
@@ -216,6 +230,7 @@ static void task(void *context, ptrdiff_t number)
         }
         if (j->summed && j->tasks == 1) add_part(j, part);
     }
+    if (j->stream) j->rows.kernels->fence();
 }
 
 static void store(const job *j, void *to, const double *sums)
@@ -253,9 +268,12 @@ ncpu_status ncpu_layer_norm_backward(const ncpu_array *dy, const ncpu_array *s, 
     if (status || v->s == 0) return status;
 
     ncpu_team team;
-    ncpu_team_begin(&team, (double)v->n * (double)v->s * (double)(j.s.operand.size * (size_t)(5 + j.dsum.given)));
+    const double elements = (double)v->n * (double)v->s, size = (double)j.s.operand.size;
+    ncpu_team_begin(&team, elements * size * (5 + j.dsum.given));
     j.team = &team;
+    j.stream = ncpu_leaves_caches(elements * size * (3 + j.dsum.given)) && j.dx.operand.direct && dx->data != dy->data && !norm->valid;
     j.rows.group = j.rows.group < SLICE ? SLICE : j.rows.group / SLICE * SLICE;
+    j.rows.taken = norm->valid ? j.rows.dtype : j.rows.stored;
     j.chunk = divide_up(divide_up(v->n, CHUNKS), LEAST_CHUNK) * LEAST_CHUNK;
     j.chunks = v->n ? divide_up(v->n, j.chunk) : 0;
     j.tasks = j.chunks ? least(j.chunks, (size_t)team.threads) : 1;

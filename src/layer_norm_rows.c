@@ -41,7 +41,7 @@ static size_t lay_out(const ncpu_norm_job *j, char *memory, workspace *w)
     w->x = ncpu_take_rows(r, &j->x, &a), w->added = ncpu_take_rows(r, &j->added, &a);
     w->sum = ncpu_take_rows(r, &j->sum, &a), w->residual = ncpu_take_rows(r, &j->residual, &a);
     w->y = ncpu_take_rows(r, &j->y, &a);
-    const size_t elements = (j->taken == r->stored ? 1 : j->together) * r->view.s;
+    const size_t elements = (r->taken == r->stored ? 1 : j->together) * r->view.s;
     w->floats = ncpu_take(&a, ncpu_float_room(r, elements));
     w->residual_floats = ncpu_take(&a, j->residual.given ? ncpu_float_room(r, elements) : 0);
     return a.used;
@@ -74,20 +74,13 @@ static void measure_row(const ncpu_norm_job *j, void *data, size_t len, size_t r
     }
 }
 
-/* One of the group's rows as its numbers: what is computed with. */
-static void *numbers(const ncpu_norm_job *j, const void *row, size_t len, void *room)
-{
-    const ncpu_tile tile = {(void *)row, 0, 0};
-    return j->taken == j->rows.dtype ? tile.data : ncpu_as_floats(&j->rows, &tile, 1, len, room).data;
-}
-
 /* w->total, mean and var of the rows: by plain sums where the mean is small beside sigma and float can hold the squares. */
 static void measure_rows(const ncpu_norm_job *j, const ncpu_norm_args *a, workspace *w)
 {
     const ncpu_kernels *kernels = j->rows.kernels;
     const double count = (double)a->len, tiny = ncpu_tiny(j->rows.dtype);
     const int rms = j->norm->rms;
-    kernels->rows[j->taken].norm_sums(a, w->s1, w->s2);
+    kernels->rows[j->rows.taken].norm_sums(a, w->s1, w->s2);
     int any = 0;
     if (!rms) any = kernels->finish(a->rows, count, tiny, ncpu_near(j->rows.dtype), w->start, w->s1, w->s2, &w->total, w->rejected);
     for (size_t i = 0; rms && i < a->rows; i++) {
@@ -96,8 +89,8 @@ static void measure_rows(const ncpu_norm_job *j, const ncpu_norm_args *a, worksp
     }
     for (size_t i = 0; any && i < a->rows; i++) {
         if (!w->rejected[i]) continue;
-        const void *x = ncpu_moved(a->x, (ptrdiff_t)i * a->x_stride, ncpu_dtype_size(j->taken));
-        measure_row(j, numbers(j, x, a->len, w->floats), a->len, i, w);
+        const void *x = ncpu_moved(a->x, (ptrdiff_t)i * a->x_stride, ncpu_dtype_size(j->rows.taken));
+        measure_row(j, ncpu_row_floats(&j->rows, x, a->len, w->floats), a->len, i, w);
         if (rms) w->var[i] = w->total.m2[i] / count + w->total.mean[i] * w->total.mean[i];
     }
     for (size_t i = 0; !rms && i < a->rows; i++) w->mean[i] = w->total.mean[i], w->var[i] = w->total.m2[i] / count;
@@ -139,9 +132,9 @@ static void apply_wide(const ncpu_norm_job *j, ncpu_norm_args a, size_t i, const
     r->kernels->wide[r->dtype].coefficients(1, w->mean + i, tail, w->var + i, j->norm->eps, NULL, NULL, center, scale, shift, outside);
     a.center = center, a.scale = scale, a.shift = shift, a.centered = a.shifted = 1, a.stream = 0, a.ahead = 0;
     const ncpu_tile y = {a.y, 0, 0}, floats = {w->floats, 0, 0};
-    const int converted = j->taken != r->dtype;
-    a.x = numbers(j, a.x, a.len, w->floats);
-    if (a.residual) a.residual = numbers(j, a.residual, a.len, w->residual_floats);
+    const int converted = r->taken != r->dtype && !j->quantization;
+    a.x = ncpu_row_floats(r, a.x, a.len, w->floats);
+    if (a.residual) a.residual = ncpu_row_floats(r, a.residual, a.len, w->residual_floats);
     if (converted) a.y = w->floats;
     r->kernels->wide_rows[r->dtype].norm_rows(&a);
     if (converted) ncpu_from_floats(r, &floats, &y, 1, a.len);
@@ -166,18 +159,18 @@ static void apply(const ncpu_norm_job *j, const ncpu_norm_args *all, size_t row,
 {
     const ncpu_kernels *kernels = j->rows.kernels;
     const ncpu_quantization *q = j->quantization;
-    const int low = j->y_dtype == NCPU_I8 ? -128 : 0, to_bytes = q && !q->scales && all->activation <= NCPU_RELU;
+    const int low = j->y_dtype == NCPU_I8 ? -128 : 0;
     for (size_t i = 0, end; i < all->rows; i = end) {
-        for (end = i + 1; (!q || to_bytes) && !w->outside[i] && end < all->rows && !w->outside[end];) end++;
-        ncpu_norm_args a = from_row(j, *all, i, end - i, ncpu_dtype_size(j->taken));
+        for (end = i + 1; (!q || j->to_bytes) && !w->outside[i] && end < all->rows && !w->outside[end];) end++;
+        ncpu_norm_args a = from_row(j, *all, i, end - i, ncpu_dtype_size(j->rows.taken));
         uint8_t *bytes = a.y;
-        if (to_bytes && !w->outside[i]) {
-            kernels->norm_bytes(&a, q->scale, q->zero_point, low, low + 255);
+        if (j->to_bytes && !w->outside[i]) {
+            kernels->norm_bytes[j->rows.taken](&a, q->scale, q->zero_point, low, low + 255);
             continue;
         }
         if (q) a.y = w->values;
         if (w->outside[i]) apply_wide(j, a, i, w);
-        else kernels->rows[j->taken].norm_rows(&a);
+        else kernels->rows[j->rows.taken].norm_rows(&a);
         if (q) quantize(j, row + i, low, bytes, w);
     }
 }
@@ -187,7 +180,7 @@ static void normalize(const ncpu_norm_job *j, ncpu_norm_args a, size_t row, work
 {
     const ncpu_rows *r = &j->rows;
     const ncpu_tile y = {a.y, 0, a.y_stride}, result = {w->floats, 0, (ptrdiff_t)a.len}; /* in place of the floats */
-    const int converted = j->taken != r->stored, back = converted && !j->quantization;
+    const int converted = r->taken != r->stored, back = converted && !j->quantization;
     if (converted) {
         ncpu_tile x = {(void *)a.x, 0, a.x_stride}, residual = {(void *)a.residual, 0, a.residual_stride};
         a.x = ncpu_as_floats(r, &x, a.rows, a.len, w->floats).data;
@@ -247,13 +240,15 @@ void ncpu_plan_groups(ncpu_norm_job *j)
     ncpu_operand operand;
     ncpu_measurement m;
     workspace unused;
-    const int plain = j->epilogue.activation <= NCPU_RELU && !j->epilogue.mask && !j->quantization && !j->norm->valid;
-    j->taken = ncpu_is_half(r) && (!plain || r->view.s <= NCPU_SHORT_ROW) ? r->dtype : r->stored;
+    const int simple = j->epilogue.activation <= NCPU_RELU;
+    j->to_bytes = j->quantization && !j->quantization->scales && simple;
+    const int plain = simple && !j->epilogue.mask && (!j->quantization || j->to_bytes) && !j->norm->valid;
+    r->taken = ncpu_is_half(r) && (!plain || r->view.s <= NCPU_SHORT_ROW) ? r->dtype : r->stored;
     plan_row(j, NULL, r->view.s, &view, &operand, &m);
     j->measure_size = ncpu_measure_scratch(&m);
     r->group = least(r->group, divide_up(r->view.n, (size_t)j->team->threads));
-    const int converted = j->taken != r->stored;
-    const size_t bytes = r->view.s * ncpu_dtype_size(j->taken), few = bytes < MOST_TOGETHER ? MOST_TOGETHER / bytes : 1;
+    const int converted = r->taken != r->stored;
+    const size_t bytes = r->view.s * ncpu_dtype_size(r->taken), few = bytes < MOST_TOGETHER ? MOST_TOGETHER / bytes : 1;
     j->stream &= !converted;
     j->far &= !converted && few > 1;
     j->together = converted || j->far ? few : r->group;

@@ -12,7 +12,7 @@ ncpu_status ncpu_plan_rows(ncpu_rows *r, const ncpu_array *x, const uint8_t *axe
     const ncpu_status status = ncpu_rows_of(x, axes, &r->view);
     if (status) return status;
     r->kernels = ncpu_kernels_in_use(), r->axes = axes;
-    r->stored = x->dtype, r->dtype = x->dtype == NCPU_F64 ? NCPU_F64 : NCPU_F32;
+    r->stored = x->dtype, r->dtype = r->taken = x->dtype == NCPU_F64 ? NCPU_F64 : NCPU_F32;
     const size_t fit = group_bytes / (r->view.s * ncpu_dtype_size(x->dtype) + 1);
     r->group = fit > MOST ? MOST : fit > EIGHT ? fit / EIGHT * EIGHT : fit ? fit : 1;
     return NCPU_OK;
@@ -33,6 +33,12 @@ ncpu_tile ncpu_as_floats(const ncpu_rows *r, const ncpu_tile *tile, size_t rows,
         r->kernels->to_floats[r->stored](len, (const uint16_t *)tile->data + (ptrdiff_t)i * tile->row_stride,
                                          (float *)room + i * len);
     return (ncpu_tile){room, 0, (ptrdiff_t)len};
+}
+
+void *ncpu_row_floats(const ncpu_rows *r, const void *row, size_t len, void *room)
+{
+    const ncpu_tile tile = {(void *)row, 0, 0};
+    return r->taken == r->dtype ? tile.data : ncpu_as_floats(r, &tile, 1, len, room).data;
 }
 
 void ncpu_from_floats(const ncpu_rows *r, const ncpu_tile *floats, const ncpu_tile *to, size_t rows, size_t len)

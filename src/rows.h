@@ -16,6 +16,7 @@ typedef struct {
     const uint8_t *axes;
     ncpu_view view; /* n rows, s their width */
     ncpu_dtype stored, dtype; /* of the arrays, and what is computed with: f32 or f64 */
+    ncpu_dtype taken;         /* what the kernels of rows take: either */
     size_t group; /* rows taken together */
 } ncpu_rows;
 
@@ -46,6 +47,8 @@ static inline void *ncpu_take_rows(const ncpu_rows *r, const ncpu_rows_array *a,
 static inline int ncpu_is_half(const ncpu_rows *r) { return r->stored != r->dtype; }
 ncpu_tile ncpu_as_floats(const ncpu_rows *r, const ncpu_tile *tile, size_t rows, size_t len, void *room);
 void ncpu_from_floats(const ncpu_rows *r, const ncpu_tile *floats, const ncpu_tile *to, size_t rows, size_t len);
+/* One row of what kernels take, as the numbers that are computed with. */
+void *ncpu_row_floats(const ncpu_rows *r, const void *row, size_t len, void *room);
 /* Bytes of such a room; 0 where there need be none. */
 static inline size_t ncpu_float_room(const ncpu_rows *r, size_t elements)
 {
