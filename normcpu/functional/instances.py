@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -88,11 +88,12 @@ def instance_norm(
             raise ValueError("mask must be None where use_input_stats is False, got an array")
         if running_mean is None:
             raise ValueError("running_mean and running_var must be arrays unless use_input_stats, got None")
-        given: BatchNormResult = batch_norm(
+        asked: dict[str, Any] = {"return_stats": return_stats, "return_mask": return_mask}
+        given: Array | BatchNormResult = batch_norm(
             array, running_mean, running_var, weight, bias, eps=eps, channel_axis=axis, activation=activation,
-            negative_slope=negative_slope, residual=residual, out=out, return_stats=True, return_mask=return_mask,
+            negative_slope=negative_slope, residual=residual, out=out, **asked,
         )  # fmt: skip
-        return given if return_stats or return_mask else given.y
+        return given
     channels, real = array.shape[axis], real_of(array)
     if array.size and math.prod(array.shape) == array.shape[0] * channels:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {array.shape}")

@@ -240,6 +240,12 @@ class _InstanceNorm(_PerSample, BatchNormModule):
 
         Errors: those of `instance_norm`; ValueError for another number of axes or channels.
         """
+        usual = not self.training and self.activation is None and residual is None and mask is None
+        if usual and isinstance(x, np.ndarray) and x.ndim == self._ndim:
+            plain = self._plain(x, out)
+            if plain is not None:
+                self._saved = None
+                return plain
         array = as_array("x", x)
         if array.ndim == self._ndim - 1:
             added = None if residual is None else as_array("residual", residual)[None]
@@ -248,6 +254,14 @@ class _InstanceNorm(_PerSample, BatchNormModule):
         return self._forward(array, residual, out, mask)
 
     __call__ = forward
+
+    def _plain(self, x: Array, out: Any) -> Array | None:
+        options = (self.weight, self.bias, self.eps, self.channel_axis, out)
+        if x.shape[self.channel_axis] != self.num_features:
+            return None
+        if self.track_running_stats:
+            return _core.batch_norm_plain(x, self.running_mean, self.running_var, *options)
+        return _core.group_norm_plain(x, None, *options)
 
     def _forward(self, x: Array, residual: Any, out: Any, mask: Any) -> Array:
         if x.ndim != self._ndim:
