@@ -47,6 +47,9 @@ sanitize: ctest-sanitized $(VENV)/have-test
 $(MACHINES:%=test-%): test-%: build $(VENV)/have-test ## on an emulated CPU: the C tests, the bits; on aarch64 the tests
 	tools/foreign_cpu.sh $*
 
+amalgamation: $(VENV)/have-build ## dist/normcpu.c and dist/normcpu.h: the C library in one file
+	$(BIN)/python tools/amalgamate.py dist
+
 test-cortex-m: build ## generated C on emulated boards
 	$(BIN)/python tests/devices/run.py cortex-m3 cortex-m4f cortex-m7
 

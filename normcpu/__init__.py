@@ -8,14 +8,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import embed as embed
+    from . import onnx as onnx
     from ._public import *  # noqa: F403
     from ._public import __all__ as __all__
 else:
 
     def __getattr__(name):
         """All names come when the first is asked for: the command line's help is there before NumPy could be."""
-        if name == "embed":
-            return import_module(f"{__name__}.embed")
+        if name in ("embed", "onnx"):
+            return import_module(f"{__name__}.{name}")
         if name == "__all__" or not name.startswith("_"):
             public = import_module(f"{__name__}._public")
             globals().update({known: getattr(public, known) for known in ("__all__", *public.__all__)})

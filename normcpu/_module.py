@@ -174,3 +174,10 @@ def _version(state_dict: StateSource, prefix: str) -> int:
     entry = metadata.get(prefix[:-1]) if isinstance(metadata, Mapping) else None
     version = entry.get("version") if isinstance(entry, Mapping) else None
     return version if isinstance(version, int) else 1
+
+
+def documented(base: type, name: str, shapes: str, shape: tuple[int, ...]) -> str:
+    """The docstring of a layer of x of these shapes: that of `base`, and an example."""
+    what = f"{name.partition('Norm')[0]} normalization of x {shapes}."
+    example = f">>> {name}({shape[1]})(np.zeros({shape}, np.float32)).shape\n    {shape}"
+    return f"{what}\n\n    {base.__doc__}\n    {example}\n    "

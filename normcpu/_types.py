@@ -66,6 +66,10 @@ class Quantization(NamedTuple):
     dtype: numpy.int8 or numpy.uint8.  scale: None for a scale of each row, max |y| / 127, which is returned (int8, and
     zero_point 0).  A NaN becomes the smallest integer, -127 where scale is None.
     https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
+
+    >>> import normcpu
+    >>> normcpu.layer_norm(np.array([[1, 3]], np.float32), 2, quantize=Quantization(0.25, 128, np.uint8))
+    array([[124, 132]], dtype=uint8)
     """
 
     scale: float | None = None

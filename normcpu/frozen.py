@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ._arrays import as_int, as_number
+from ._arrays import as_activation, as_int, as_number
 from ._state import StateSource, as_entry, fit
 from ._types import Activation, Array, Readable
 from .conventions import Convention, convert_state, get_convention
@@ -24,6 +24,10 @@ class FrozenBatchNorm:
     https://docs.pytorch.org/vision/stable/generated/torchvision.ops.FrozenBatchNorm2d.html
 
     Errors: TypeError and ValueError naming the argument.
+
+    >>> FrozenBatchNorm(None, [1.0], [3.0], [4.0], eps=0.0)(np.array([[3], [7]], np.float32))
+    array([[1.],
+           [3.]], dtype=float32)
     """
 
     training = False
@@ -60,7 +64,8 @@ class FrozenBatchNorm:
         self.eps = as_number("eps", eps, 0.0)
         self.channel_axis = as_int("channel_axis", channel_axis)
         self.activation = activation
-        self.negative_slope = float(negative_slope)
+        self.negative_slope = as_number("negative_slope", negative_slope)
+        as_activation(activation, self.negative_slope, mean.astype(dtype))
 
     @classmethod
     def from_state_dict(
@@ -111,6 +116,13 @@ class FrozenBatchNorm:
         """{prefix + name: copy} of weight, bias, running_mean and running_var, no None."""
         arrays = {name: getattr(self, name) for name in ("weight", "bias", "running_mean", "running_var")}
         return {prefix + name: array.copy() for name, array in arrays.items() if array is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of pickle and copy: read-only again."""
+        self.__dict__.update(state)
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
 
     def __repr__(self) -> str:
         return f"FrozenBatchNorm({self.num_features}, eps={self.eps}, channel_axis={self.channel_axis})"

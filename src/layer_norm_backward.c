@@ -195,7 +195,7 @@ static void group(const job *j, size_t row, size_t rows, double *sums, char *scr
         .stream = j->stream && ((uintptr_t)result.data | (uintptr_t)result.row_stride * ncpu_dtype_size(r->taken)) % 64 == 0,
         .dweight = j->summed ? sums : NULL, .dbias = j->summed ? sums + j->padded : NULL, .strips = w.strips};
     settle(j, &a, row, rows, &w);
-    a.shifted = ncpu_drop_shifts(w.shift, rows, r->dtype);
+    a.shifted = ncpu_drop_shifts(w.shift, w.var, j->norm->eps, rows, r->dtype);
     for (size_t i = 0, end; i < rows; i = end) {
         for (end = i + 1; !w.outside[i] && end < rows && !w.outside[end] && end % SLICE;) end++;
         const ncpu_norm_grad_args some = from_row(j, a, i, end - i);

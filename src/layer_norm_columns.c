@@ -212,7 +212,7 @@ void ncpu_norm_tile(const ncpu_norm_job *j, size_t unit, char *scratch)
         .x_stride = s.row_stride, .residual_stride = residual.row_stride,
         .y_stride = j->quantization ? (ptrdiff_t)columns : result.row_stride, .center = w.center, .scale = w.scale,
         .shift = w.shift, .weight = j->weight, .bias = j->norm->bias, .centered = !j->norm->rms,
-        .shifted = ncpu_drop_shifts(w.shift, columns, r->dtype),
+        .shifted = ncpu_drop_shifts(w.shift, w.var, j->norm->eps, columns, r->dtype),
         .activation = j->epilogue.activation, .negative_slope = j->epilogue.negative_slope};
     for (size_t i = 0, end; i < columns; i = end) {
         for (end = i + 1; !w.outside[i] && end < columns && !w.outside[end];) end++;

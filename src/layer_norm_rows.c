@@ -193,7 +193,7 @@ static void normalize(const ncpu_norm_job *j, ncpu_norm_args a, size_t row, work
     r->kernels->set[r->dtype].coefficients(a.rows, w->mean, j->norm->rms ? NULL : w->total.mean_tail, w->var, j->norm->eps,
                                            NULL, NULL, w->center, w->scale, w->shift, w->outside);
     a.center = w->center, a.scale = w->scale, a.shift = w->shift;
-    a.shifted = !j->norm->rms && ncpu_drop_shifts(w->shift, a.rows, r->dtype);
+    a.shifted = !j->norm->rms && ncpu_drop_shifts(w->shift, w->var, j->norm->eps, a.rows, r->dtype);
     apply(j, &a, row, w);
     if (j->epilogue.mask)
         ncpu_bits_of_rows(r, converted ? &result : &y, a.rows, a.len, j->epilogue.mask + row * ncpu_row_bits(a.len));

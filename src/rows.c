@@ -2,8 +2,6 @@
 
 #include "rows.h"
 
-#include <math.h>
-
 enum { EIGHT = 8, MOST = 256 }; /* rows: kernels measure eight at a time */
 
 ncpu_status ncpu_plan_rows(ncpu_rows *r, const ncpu_array *x, const uint8_t *axes, size_t group_bytes)
@@ -67,15 +65,18 @@ void ncpu_set_identity(ncpu_dtype dtype, ncpu_apply_args *args)
     args->shift = wide ? (const void *)(twice + 2) : single + 2;
 }
 
-int ncpu_drop_shifts(void *shifts, size_t rows, ncpu_dtype dtype)
+int ncpu_drop_shifts(void *shifts, const double *var, double eps, size_t rows, ncpu_dtype dtype)
 {
     int any = 0;
     double *doubles = dtype == NCPU_F64 ? shifts : NULL;
     float *floats = dtype == NCPU_F64 ? NULL : shifts;
+    const double share = doubles ? 0x1p-108 : 0x1p-50;
     for (size_t i = 0; i < rows; i++) {
-        if (doubles) doubles[i] = fabs(doubles[i]) < 0x1p-54 ? 0 : doubles[i];
-        else floats[i] = fabsf(floats[i]) < 0x1p-25f ? 0 : floats[i];
-        any |= doubles ? doubles[i] != 0 : floats[i] != 0;
+        const double shift = doubles ? doubles[i] : (double)floats[i];
+        const int drop = shift * shift * (var[i] + eps) <= share * var[i];
+        if (drop && doubles) doubles[i] = 0;
+        else if (drop) floats[i] = 0;
+        any |= !drop;
     }
     return any;
 }

@@ -58,9 +58,10 @@ static inline size_t ncpu_float_room(const ncpu_rows *r, size_t elements)
 /* norm->weight, or where 1 is to be added to it, the sum in `room` (width). */
 const void *ncpu_row_weight(const ncpu_row_norm *norm, ncpu_dtype dtype, size_t width, void *room);
 
-/* The shift makes up for what rounding left of the mean.  Below a quarter of an ulp of 1 it is left out, so that most rows
- * need not add it: whether a row does follows from the row alone.  Returns whether any does. */
-int ncpu_drop_shifts(void *shifts, size_t rows, ncpu_dtype dtype);
+/* The shift makes up for what rounding left of the mean.  Below a quarter of an ulp of the row's root mean square, which is
+ * sqrt(var / (var + eps)), it is left out, so that most rows need not add it: whether a row does follows from the row alone.
+ * Returns whether any does. */
+int ncpu_drop_shifts(void *shifts, const double *var, double eps, size_t rows, ncpu_dtype dtype);
 
 /* x * 1 + 0, exactly: what is left is a sum with a residual, or relu's bits. */
 void ncpu_set_identity(ncpu_dtype dtype, ncpu_apply_args *args);

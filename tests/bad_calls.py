@@ -147,7 +147,7 @@ NUMBERS = [
     ("batch_norm(one, mean, var, training=True)", ValueError,
      "Expected more than 1 value per channel when training, got input size (1, 3, 1)"),
     ("batch_norm(one, None, None, training=True, single_value='running')", ValueError,
-     "running_mean and running_var must be arrays unless in training, got None"),
+     "running_mean and running_var must be arrays for single_value='running', got None"),
     ("batch_norm(x + np.float32('inf'), mean, var, training=True, nonfinite='raise')", FloatingPointError,
      "a running statistic would become NaN or infinite (nonfinite='raise'); none was changed"),
     ("moments(x, 3)", ValueError, "axis must be an axis of x, which has shape (2, 3, 4), got 3"),

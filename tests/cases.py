@@ -41,6 +41,7 @@ VALUES = {
     "mean 1e5": around(1e5),
     "mean 1e7": around(1e7),
     "outlier first": outlier_first,
+    "small beside eps": lambda rng, shape: 1e-4 * (1 + 1e-6 * rng.standard_normal(shape)),
     "constant": lambda rng, shape: np.full(shape, rng.choice([0.0, 1.0, -0.1, 1e7 / 3, 1e-40, 3e38])),
     "1e30": lambda rng, shape: rng.standard_normal(shape) * 1e30,
     "subnormal": lambda rng, shape: rng.integers(-50, 50, shape) * 1e-44,

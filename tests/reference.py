@@ -405,7 +405,8 @@ def row_norm_backward(
     normal = (wide(s) - center) * inv
     # The mean is rounded to float (double), and what that left is made up for.
     rounded = np.abs(center) * inv * WIDE(2.0) ** (-53 if s.dtype == np.float64 else -24)
-    shift = 0 if rms else 0.25  # what is left out of it there: below a quarter of an ulp of 1
+    # What is left out of it there: below a quarter of an ulp of the row's root mean square; and subnormals' digits.
+    shift = 0 if rms else 0.25 * np.sqrt(wide(var)) * inv + WIDE(2.0) ** -125
     g, size = wide(dy) * factor(s, weight, plus_one), np.abs(normal) + rounded + shift
     beside = WIDE(0) if dsum is None else wide(dsum)
 

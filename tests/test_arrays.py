@@ -13,7 +13,7 @@ import pytest
 from bad_calls import BAD_CALLS, names
 from peers import peer
 
-from normcpu import batch_norm, moments, scale_shift
+from normcpu import BatchNorm1d, batch_norm, moments, scale_shift
 
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 MEAN, VAR = np.array([5.0, 10.0, 15.0], np.float32), np.array([4.0, 1.0, 0.25], np.float32)
@@ -70,6 +70,9 @@ class HasOldDLPack(HasDLPack):
 def test_dlpack(kind: type[HasDLPack], dtype: str) -> None:
     source = np.asfortranarray(X.astype(dtype))[:, ::-1]
     assert np.array_equal(batch_norm(kind(source), MEAN, VAR), batch_norm(source, MEAN, VAR))
+    layers = [BatchNorm1d(3, dtype=np.float64 if dtype == "f8" else np.float32) for _ in range(2)]
+    assert np.array_equal(layers[0](kind(source)), layers[1](source))
+    assert np.array_equal(layers[0].backward(source), layers[1].backward(source))
 
 
 def test_dlpack_is_not_copied() -> None:

@@ -137,6 +137,7 @@ def test_pkg_config(installed, tmp_path):
 def single(tmp_path_factory) -> Path:
     """The folder of normcpu.c and normcpu.h, and of no other file."""
     folder = tmp_path_factory.mktemp("dist")
+    assert "tools/amalgamate.py dist" in run(tool("make"), "--dry-run", f"--directory={ROOT}", "amalgamation")
     run(sys.executable, ROOT / "tools/amalgamate.py", folder)
     assert sorted(path.name for path in folder.iterdir()) == ["normcpu.c", "normcpu.h"]
     return folder

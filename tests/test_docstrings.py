@@ -19,7 +19,10 @@ import normcpu
 import normcpu._public
 import normcpu.embed
 
-MODULES = [info.name for info in pkgutil.walk_packages(normcpu.__path__, "normcpu.")]
+MODULES = [
+    pytest.param(info.name, marks=pytest.mark.peers if info.name.startswith("normcpu.onnx") else ())
+    for info in pkgutil.walk_packages(normcpu.__path__, "normcpu.")
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 
 import numpy as np
@@ -83,3 +85,11 @@ def test_frozen_refuses_a_state_that_does_not_fit(case):
 def test_frozen_refuses_other_dtypes():
     with pytest.raises(TypeError, match="dtype must be float32 or float64, got float16"):
         FrozenBatchNorm(None, None, np.zeros(3), np.ones(3), dtype=np.float16)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_frozen_stays_read_only(copied):
+    frozen = copied(FrozenBatchNorm(None, np.ones(3), np.zeros(3), np.ones(3)))
+    for array in (frozen.bias, frozen.running_mean, frozen.running_var):
+        with pytest.raises(ValueError, match="read-only"):
+            array[:] = 2

@@ -16,6 +16,7 @@ from .._types import Activation, Array, Float64s, Readable
 from ..statistics import moments
 
 BLOCK = 32768  # elements that are copied at once
+MOST_DIMENSIONS = _core.max_ndim - 2  # samples and channels are axes of their own
 
 
 def mean_variance_normalization(
@@ -124,6 +125,8 @@ def by_row(values: Float64s) -> Float64s:
 
 
 def as_axes(axis: Any, x: Array) -> tuple[int, ...]:
+    if x.ndim > MOST_DIMENSIONS:
+        raise ValueError(f"x must have at most {MOST_DIMENSIONS} dimensions, got {x.ndim}")
     axes = tuple(as_axis("axis", a, x) for a in (axis if isinstance(axis, tuple | list) else (axis,)))
     if len(set(axes)) != len(axes):
         raise ValueError(f"axis must not name an axis twice, got {axis}")

@@ -36,7 +36,7 @@ from .._types import (
     Readable,
     SingleValue,
 )
-from .parts import back, cut, train
+from .parts import as_batch_size, back, cut, train
 
 
 @overload
@@ -123,23 +123,23 @@ def batch_norm(
     added = as_like("residual", residual, array)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var must be given together, got one of them")
-    partial = mask is not None or virtual_batch_size is not None
-    g = cut(array, axis, mask, virtual_batch_size) if partial else None  # which says what is wrong with either
-    if training and g and array.size:
-        if (g.counts < 2).any():
-            training, running_mean, running_var = _without_variance(single_value, array, running_mean, running_var)
-    elif training and array.size == channels > 0:
-        training, running_mean, running_var = _without_variance(single_value, array, running_mean, running_var)
+    given = as_batch_size(virtual_batch_size)
+    ghosts = given if training else None  # which evaluation does not know of
+    g = cut(array, axis, mask, ghosts) if mask is not None or ghosts is not None else None
+    fewest = 2 if not (training and array.size) else int(g.counts.min()) if g else array.size // channels
+    if fewest < 2:
+        which = f"input size {array.shape}" + (", of which mask or virtual_batch_size leaves 1" if g else "")
+        training, running_mean, running_var = _without_variance(single_value, which, running_mean, running_var)
     if not training and running_mean is None:
-        raise ValueError("running_mean and running_var must be arrays unless in training, got None")
+        where = "unless in training" if fewest > 1 else "for single_value='running'"
+        raise ValueError(f"running_mean and running_var must be arrays {where}, got None")
     if training and g:
         options = {
             "weight": gamma, "bias": beta, "eps": eps, "activation": activation, "negative_slope": negative_slope,
             "residual": added, "out": out,
         }  # fmt: skip
         running = {"running_mean": running_mean, "running_var": running_var}
-        ghosts = virtual_batch_size is not None
-        made = train(g, array, running, momentum, bool(biased), nonfinite, options, return_mask, ghosts)
+        made = train(g, array, running, momentum, bool(biased), nonfinite, options, return_mask, ghosts is not None)
         return made if return_stats or return_mask else made.y
     as_statistics = as_running if training else as_parameter
     center = as_statistics("running_mean", running_mean, channels, real)
@@ -168,10 +168,10 @@ def batch_norm(
     return BatchNormResult(y, mean, var, bits, skipped) if return_stats or return_mask else y
 
 
-def _without_variance(policy: str, x: Array, mean: Any, var: Any) -> tuple[bool, Any, Any]:
+def _without_variance(policy: str, which: str, mean: Any, var: Any) -> tuple[bool, Any, Any]:
     """(training, running_mean, running_var) for one value per channel in training."""
     if policy == "raise":
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
+        raise ValueError(f"Expected more than 1 value per channel when training, got {which}")
     return (True, None, None) if policy == "zero" else (False, mean, var)
 
 
@@ -216,7 +216,7 @@ def batch_norm_backward(
     array = as_array("x", x)
     axis = as_image(array, channel_axis, 2)
     if training and (statistics_mask is not None or virtual_batch_size is not None):
-        g = cut(array, axis, statistics_mask, virtual_batch_size, "statistics_mask")
+        g = cut(array, axis, statistics_mask, as_batch_size(virtual_batch_size), "statistics_mask")
         return back(g, array, dy, mean, var, weight, eps, activation, y, mask, residual, out)
     channels, real = array.shape[axis], real_of(array)
     gradient, output = as_like("dy", dy, array, required=True), as_like("y", y, array)

@@ -144,7 +144,7 @@ def alpha_dropout(
 
         t = -1.7580993408473766, selu at minus infinity      a = 1 / sqrt((1 - p) (1 + p t^2))      b = -a p t
 
-    Arguments as for `dropout`; p = 1 gives all 0.
+    Arguments as for `dropout`, training too (PyTorch's is False where it is left out); p = 1 gives all 0.
 
     https://arxiv.org/abs/1706.02515, https://docs.pytorch.org/docs/stable/generated/torch.nn.AlphaDropout.html
 

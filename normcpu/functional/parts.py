@@ -13,16 +13,24 @@ from .._masks import as_positions
 from .._types import Array, BatchNormGradients, BatchNormResult
 
 
-def cut(x: Array, axis: int, mask: Any, virtual_batch_size: Any, name: str = "mask") -> Grouped:
+def as_batch_size(value: Any) -> int | None:
+    """virtual_batch_size."""
+    size = None if value is None else as_int("virtual_batch_size", value)
+    if size is not None and size < 1:
+        raise ValueError(f"virtual_batch_size must be at least 1, got {value}")
+    return size
+
+
+def cut(x: Array, axis: int, mask: Any, virtual_batch_size: int | None, name: str = "mask") -> Grouped:
     """x (n, ...) as (parts, n / parts, ...), each with statistics of its own."""
     parts, part = 1, "batch"
     if x.ndim == _core.max_ndim:  # the parts are one axis more
         raise ValueError(f"x must have fewer than {x.ndim} dimensions for {name} or virtual_batch_size, got {x.ndim}")
     if virtual_batch_size is not None:
-        size, part = as_int("virtual_batch_size", virtual_batch_size), "virtual batch"
+        size, part = virtual_batch_size, "virtual batch"
         if axis == 0:
             raise ValueError("virtual_batch_size must be None where channel_axis is 0, got a number")
-        if size < 1 or x.shape[0] % size:
+        if x.shape[0] % size:
             raise ValueError(f"virtual_batch_size must divide the {x.shape[0]} samples of x, got {size}")
         parts = x.shape[0] // size
     valid = as_positions(mask, x, axis, parts, part, name)

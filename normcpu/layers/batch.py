@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from .._arrays import as_int, as_number
-from .._module import BatchNormModule
+from .._arrays import as_array, as_int, as_number
+from .._module import BatchNormModule, documented
 from .._types import Activation, Array, NonFinite, Readable, SingleValue
 from ..conventions import Convention, get_convention
 from ..functional import batch_norm, batch_norm_backward
+from ..functional.parts import as_batch_size
 
 # The options PyTorch does not have: shown by repr where they are not these.
 _OURS = {
@@ -93,9 +93,7 @@ class _BatchNorm(BatchNormModule):
         self.nonfinite = nonfinite
         self.single_value = single_value
         self.biased = biased
-        self.virtual_batch_size = virtual_batch_size
-        if virtual_batch_size is not None and as_int("virtual_batch_size", virtual_batch_size) < 1:
-            raise ValueError(f"virtual_batch_size must be at least 1, got {virtual_batch_size}")
+        self.virtual_batch_size = as_batch_size(virtual_batch_size)
         self._check_arguments(np.dtype(dtype))
         self.weight = np.ones(c, dtype) if affine else None
         self.bias = np.zeros(c, dtype) if affine and bias else None
@@ -135,6 +133,7 @@ class _BatchNorm(BatchNormModule):
         In training mode the layer keeps a reference to x for `backward`: change x in place only after that.
         Errors: those of `batch_norm`; ValueError for another number of axes or channels.
         """
+        x = x if type(x) is np.ndarray else as_array("x", x)
         self._check_input(x)
         learning = self.training and not self.frozen
         of_batch = learning or (self.running_mean is None and self.running_var is None)
@@ -198,20 +197,20 @@ class _BatchNorm(BatchNormModule):
                     buffer[...] = old
             raise
 
-    def _save(self, x: Any, of_batch: bool, result: Any, options: dict[str, Any]) -> _Saved:
+    def _save(self, x: Array, of_batch: bool, result: Any, options: dict[str, Any]) -> _Saved:
         out = options["out"]
-        overwritten = out is not None and (not isinstance(x, np.ndarray) or np.may_share_memory(x, out))
+        overwritten = out is not None and np.may_share_memory(x, out)
         # A single value per channel normalized with the running statistics: they do not depend on x.
         borrowed = self.single_value == "running" and self._count(x, options) == 1
         of_batch, residual = of_batch and not borrowed, options["residual"] is not None
         return _Saved(x, result.mean, result.var, result.mask, options.get("mask"), of_batch, residual, overwritten)
 
-    def _count(self, x: Any, options: dict[str, Any]) -> int:
+    def _count(self, x: Array, options: dict[str, Any]) -> int:
         """Values per channel; the fewest of a ghost batch."""
-        samples, mask = np.shape(x)[0], options.get("mask")
+        samples, mask = x.shape[0], options.get("mask")
         parts = max(1, samples // self.virtual_batch_size) if self.virtual_batch_size else 1
         if mask is None:
-            return int(math.prod(np.shape(x)) // self.num_features // parts)
+            return int(x.size // self.num_features // parts)
         return int(mask.reshape(parts, -1).sum(1).min()) if mask.size else 0
 
     def _options(self, of_batch: bool, residual: Any = None, out: Any = None, mask: Any = None) -> dict[str, Any]:
@@ -242,8 +241,8 @@ class _BatchNorm(BatchNormModule):
         options = self._options(of_batch=True) | {"virtual_batch_size": None}
         batch_norm(x, zeros, zeros.copy(), training=True, eps=self.eps, **options)
 
-    def _check_input(self, x: Any) -> None:
-        shape = x.shape if type(x) is np.ndarray else np.shape(x)
+    def _check_input(self, x: Array) -> None:
+        shape = x.shape
         if len(shape) not in self._ndims:
             expected = " or ".join(f"{ndim}D" for ndim in self._ndims)
             raise ValueError(f"expected {expected} input (got {len(shape)}D input)")
@@ -259,15 +258,15 @@ class _BatchNorm(BatchNormModule):
 
 
 class BatchNorm1d(_BatchNorm):
-    __doc__ = f"Batch normalization of x (n, c) or (n, c, l).\n\n    {_BatchNorm.__doc__}"
+    __doc__ = documented(_BatchNorm, "BatchNorm1d", "(n, c) or (n, c, l)", (4, 2))
     _ndims = (2, 3)
 
 
 class BatchNorm2d(_BatchNorm):
-    __doc__ = f"Batch normalization of x (n, c, h, w).\n\n    {_BatchNorm.__doc__}"
+    __doc__ = documented(_BatchNorm, "BatchNorm2d", "(n, c, h, w)", (4, 2, 3, 3))
     _ndims = (4,)
 
 
 class BatchNorm3d(_BatchNorm):
-    __doc__ = f"Batch normalization of x (n, c, d, h, w).\n\n    {_BatchNorm.__doc__}"
+    __doc__ = documented(_BatchNorm, "BatchNorm3d", "(n, c, d, h, w)", (4, 2, 3, 3, 3))
     _ndims = (5,)

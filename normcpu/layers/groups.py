@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .. import _core
 from .._arrays import as_array, as_axis, as_int, as_number
-from .._module import BatchNormModule, Module
+from .._module import BatchNormModule, Module, documented
 from .._types import Activation, Array, BatchNormGradients, NonFinite, Readable
 from ..functional import batch_norm_backward, group_norm, group_norm_backward, instance_norm, instance_norm_backward
 
@@ -311,15 +311,15 @@ class _InstanceNorm(_PerSample, BatchNormModule):
 
 
 class InstanceNorm1d(_InstanceNorm):
-    __doc__ = f"Instance normalization of x (n, c, l) or (c, l).\n\n    {_InstanceNorm.__doc__}"
+    __doc__ = documented(_InstanceNorm, "InstanceNorm1d", "(n, c, l) or (c, l)", (4, 2, 3))
     _ndim = 3
 
 
 class InstanceNorm2d(_InstanceNorm):
-    __doc__ = f"Instance normalization of x (n, c, h, w) or (c, h, w).\n\n    {_InstanceNorm.__doc__}"
+    __doc__ = documented(_InstanceNorm, "InstanceNorm2d", "(n, c, h, w) or (c, h, w)", (4, 2, 3, 3))
     _ndim = 4
 
 
 class InstanceNorm3d(_InstanceNorm):
-    __doc__ = f"Instance normalization of x (n, c, d, h, w) or (c, d, h, w).\n\n    {_InstanceNorm.__doc__}"
+    __doc__ = documented(_InstanceNorm, "InstanceNorm3d", "(n, c, d, h, w) or (c, d, h, w)", (4, 2, 3, 3, 3))
     _ndim = 5

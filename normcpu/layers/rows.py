@@ -176,6 +176,10 @@ class LayerNorm(_RowNorm):
 
     https://docs.pytorch.org/docs/stable/generated/torch.nn.LayerNorm.html
     Errors: ValueError and TypeError for arguments, each naming what was expected and what came.
+
+    >>> LayerNorm(2)(np.array([[1, 3], [10, 30]], np.float32)).round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
     """
 
     def __init__(
@@ -219,6 +223,9 @@ class RMSNorm(_RowNorm):
 
     https://docs.pytorch.org/docs/stable/generated/torch.nn.RMSNorm.html
     Errors: ValueError and TypeError for arguments, each naming what was expected and what came.
+
+    >>> RMSNorm(2)(np.array([[1, -7]], np.float32)).round(3)
+    array([[ 0.2, -1.4]], dtype=float32)
     """
 
     _rms = True
