@@ -29,6 +29,11 @@ static inline vd vd_joined(size_t n, vd a, vd b)
 #include "statistics.inc"
 #include "kernels/quantize.inc"
 
+static void add_doubles(size_t n, const double *from, double *into)
+{
+    for (size_t i = 0; i < n; i += VD_LANES) vd_store(into + i, vd_add(vd_load(into + i), vd_load(from + i)));
+}
+
 /* Rows of 16-bit data are normalized as floats. */
 #define CONVERSIONS(suffix, T)                                                                          \
     static void to_floats_##suffix(size_t n, const void *from, float *to)                               \
@@ -207,10 +212,12 @@ CONVERSIONS(bf16, ncpu_bf16)
      grad_apply_runs_##set, grad_apply_cols_##set, coefficients_##set,                                 \
      grad_coefficients_##set}
 
-#define SOME_ROW_KERNELS(set)                                                                           \
-    .norm_sums = norm_sums_##set, .norm_rows = norm_rows_##set,                                            \
-    .norm_grad_sums = norm_grad_sums_##set, .norm_grad_rows = norm_grad_rows_##set
-#define ROW_KERNELS(set) {SOME_ROW_KERNELS(set), .norm_cols = norm_cols_##set}
+#define ROW_KERNELS(set) {norm_sums_##set, norm_rows_##set, norm_cols_##set, norm_grad_sums_##set, norm_grad_rows_##set}
+#if NCPU_WIDE_REGISTERS
+#define SOME_ROW_KERNELS(set) {norm_sums_##set, norm_rows_##set, NULL, norm_grad_sums_##set, norm_grad_rows_##set}
+#else
+#define SOME_ROW_KERNELS(set) {.norm_sums = norm_sums_##set, .norm_rows = norm_rows_##set}
+#endif
 
 #ifdef NCPU_DEFINES_WIDE
 #if !NCPU_SMALL
@@ -272,7 +279,7 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .scale_runs = {scale_runs_f32, scale_runs_f64, scale_runs_f16, scale_runs_bf16},
     .scale_cols = {scale_cols_f32, scale_cols_f64, scale_cols_f16, scale_cols_bf16},
     .rows = {[NCPU_F32] = ROW_KERNELS(f32), [NCPU_F64] = ROW_KERNELS(f64),
-             [NCPU_F16] = {SOME_ROW_KERNELS(f16)}, [NCPU_BF16] = {SOME_ROW_KERNELS(bf16)}},
+             [NCPU_F16] = SOME_ROW_KERNELS(f16), [NCPU_BF16] = SOME_ROW_KERNELS(bf16)},
     .norm_bytes = {[NCPU_F32] = norm_bytes_f32, [NCPU_F16] = norm_bytes_f16, [NCPU_BF16] = norm_bytes_bf16},
     .fence = ncpu_fence,
     .wide_rows = ncpu_wide_rows,
@@ -286,6 +293,7 @@ const ncpu_kernels JOIN(ncpu_kernels_, NCPU_ISA) = {
     .keep = {keep_f32, keep_f64, keep_f16, keep_bf16},
     .finish = finish,
     .merge = merge,
+    .add_doubles = add_doubles,
     .peak = peak,
     .quantize = quantize,
 };

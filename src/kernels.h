@@ -230,8 +230,9 @@ typedef struct {
     void (*apply_runs_u8)(const ncpu_apply_args *), (*apply_cols_u8)(const ncpu_apply_args *); /* y is f32 */
     void (*apply_runs_i8)(const ncpu_apply_args *), (*apply_cols_i8)(const ncpu_apply_args *);
     void (*scale_runs[NCPU_BF16 + 1])(const ncpu_scale_args *), (*scale_cols[NCPU_BF16 + 1])(const ncpu_scale_args *);
-    ncpu_row_kernels rows[NCPU_BF16 + 1]; /* 16 bits: see NCPU_SHORT_ROW; no norm_cols, nor an activation but relu */
-    /* norm_rows to bytes, but of f64: see quantize. */
+    ncpu_row_kernels rows[NCPU_BF16 + 1]; /* 16 bits: see NCPU_SHORT_ROW; no norm_cols, nor an
+        activation but relu, and maybe no gradients: then as floats */
+    /* norm_rows to bytes, but of f64: see quantize.  At least NCPU_SHORT_ROW columns. */
     void (*norm_bytes[NCPU_BF16 + 1])(const ncpu_norm_args *, float scale, int zero, int low, int high);
     void (*fence)(void); /* what norm_rows streamed comes before what follows */
     const ncpu_row_kernels *wide_rows; /* ncpu_wide_rows */
@@ -255,6 +256,7 @@ typedef struct {
                   const ncpu_moments_state *out, uint8_t *rejected);
     void (*merge)(size_t c, double into_count, const ncpu_moments_state *into, double count,
                   const ncpu_moments_state *part);
+    void (*add_doubles)(size_t n, const double *from, double *into); /* padded */
     float (*peak)(size_t n, const float *v); /* the largest |v|, NaN aside */
     /* y = round(v / scale) + zero within [low, high], ties to even; NaN becomes low. */
     void (*quantize)(size_t n, const float *v, float scale, int zero, int low, int high, uint8_t *y);

@@ -211,24 +211,21 @@ static void group(const job *j, size_t row, size_t rows, double *sums, char *scr
     ncpu_tile_done(&j->dx.operand, &r->view, &box, &dx);
 }
 
-static void add_part(const job *j, const double *part)
-{
-    for (size_t i = 0; i < 2 * j->padded; i++) j->total[i] += part[i];
-}
+static void add_part(const job *j, const double *part) { j->rows.kernels->add_doubles(2 * j->padded, part, j->total); }
 
 static void task(void *context, ptrdiff_t number)
 {
     const job *j = context;
     const size_t t = (size_t)number, n = j->rows.view.n;
     for (size_t q = j->chunks * t / j->tasks; q < j->chunks * (t + 1) / j->tasks; q++) {
-        double *part = j->parts + (j->tasks > 1 ? q * 2 * j->padded : 0);
+        double *part = j->tasks > 1 ? j->parts + q * 2 * j->padded : q ? j->parts : j->total; /* which is 0 */
         const size_t end = least(n, (q + 1) * j->chunk);
-        if (j->summed) memset(part, 0, 2 * j->padded * sizeof(double));
+        if (j->summed && part != j->total) memset(part, 0, 2 * j->padded * sizeof(double));
         for (size_t row = q * j->chunk; row < end; row += j->rows.group) {
             if (ncpu_team_stopped(j->team)) return;
             group(j, row, least(j->rows.group, end - row), part, j->scratch + t * j->scratch_size);
         }
-        if (j->summed && j->tasks == 1) add_part(j, part);
+        if (j->summed && j->tasks == 1 && part != j->total) add_part(j, part);
     }
     if (j->stream) j->rows.kernels->fence();
 }
@@ -273,7 +270,7 @@ ncpu_status ncpu_layer_norm_backward(const ncpu_array *dy, const ncpu_array *s, 
     j.team = &team;
     j.stream = ncpu_leaves_caches(elements * size * (3 + j.dsum.given)) && j.dx.operand.direct && dx->data != dy->data && !norm->valid;
     j.rows.group = j.rows.group < SLICE ? SLICE : j.rows.group / SLICE * SLICE;
-    j.rows.taken = norm->valid ? j.rows.dtype : j.rows.stored;
+    if (!norm->valid && j.rows.kernels->rows[j.rows.stored].norm_grad_rows) j.rows.taken = j.rows.stored;
     j.chunk = divide_up(divide_up(v->n, CHUNKS), LEAST_CHUNK) * LEAST_CHUNK;
     j.chunks = v->n ? divide_up(v->n, j.chunk) : 0;
     j.tasks = j.chunks ? least(j.chunks, (size_t)team.threads) : 1;

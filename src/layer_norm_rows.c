@@ -241,7 +241,7 @@ void ncpu_plan_groups(ncpu_norm_job *j)
     ncpu_measurement m;
     workspace unused;
     const int simple = j->epilogue.activation <= NCPU_RELU;
-    j->to_bytes = j->quantization && !j->quantization->scales && simple;
+    j->to_bytes = j->quantization && !j->quantization->scales && simple && r->view.s >= NCPU_SHORT_ROW;
     const int plain = simple && !j->epilogue.mask && (!j->quantization || j->to_bytes) && !j->norm->valid;
     r->taken = ncpu_is_half(r) && (!plain || r->view.s <= NCPU_SHORT_ROW) ? r->dtype : r->stored;
     plan_row(j, NULL, r->view.s, &view, &operand, &m);

@@ -184,6 +184,28 @@ static inline void vf_store_low(uint8_t *p, vf a, uint8_t plus)
     _mm_storeu_si128((__m128i *)(void *)p, _mm_add_epi8(low, _mm_set1_epi8((char)plus)));
 }
 
+/* Integers that saturate on their way to bytes, and whole dwords of these in order again.  Beyond 2^31 an integer is
+ * wrong, and the float far from it. */
+static inline int vf_store4_rounded(uint8_t *p, const vf x[4], int zero, int low, int high)
+{
+    enum { MAGNITUDE = 0xb }; /* of range: the larger one's */
+    const int sign = low < 0 ? 0 : 128;
+    const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+    __m512i n[4];
+    vf rest[4];
+    for (int t = 0; t < 4; t++) n[t] = _mm512_cvtps_epi32(x[t]), rest[t] = vf_sub(x[t], _mm512_cvtepi32_ps(n[t]));
+    const vf off = _mm512_range_ps(_mm512_range_ps(rest[0], rest[1], MAGNITUDE), _mm512_range_ps(rest[2], rest[3], MAGNITUDE),
+                                   MAGNITUDE);
+    const __m512i plus = _mm512_set1_epi16((short)(zero - sign));
+    __m512i y = _mm512_packs_epi16(_mm512_adds_epi16(_mm512_packs_epi32(n[0], n[1]), plus),
+                                   _mm512_adds_epi16(_mm512_packs_epi32(n[2], n[3]), plus));
+    y = _mm512_min_epi8(_mm512_max_epi8(y, _mm512_set1_epi8((char)(low - sign))), _mm512_set1_epi8((char)(high - sign)));
+    y = _mm512_xor_si512(_mm512_permutexvar_epi32(order, y), _mm512_set1_epi8((char)sign));
+    _mm512_storeu_si512(p, y);
+    return _mm512_cmp_ps_mask(off, vf_set(0.5f - 0x1p-13f), _CMP_GT_OQ) != 0;
+}
+#define NCPU_HAVE_STORE4_ROUNDED
+
 static inline vq vq_set(uint64_t x) { return _mm512_set1_epi64((long long)x); }
 static inline vq vq_load(const uint64_t *p) { return _mm512_loadu_si512(p); }
 static inline void vq_store(uint64_t *p, vq a) { _mm512_storeu_si512(p, a); }

@@ -27,6 +27,9 @@
  *                                 written; ncpu_fence() orders them
  *
  *   vf_store_low(p, a, plus)      16 bytes: the lowest of each lane's bits, plus `plus` modulo 256
+ *   vf_store4_rounded(p, a, zero, low, high)      64 bytes: a[0..3] rounded to nearest even, plus `zero`, within [low,
+ *                      high] of int8_t or uint8_t; a NaN becomes low.  Returns whether one may be within 2^-13 of the
+ *                      middle of two integers, or is so far outside [low, high] that its byte is none of these
  *   vf_store2, vd_store2(p, a, b), vf_stream2, vd_stream2      a, then b behind it; stream2: p aligned to 64 bytes
  *
  *   vfold(a)           vd of a[i] + a[i+8], added in double; of a vd: itself
@@ -96,6 +99,21 @@ NCPU_PAIR(vd, vd, 8, bf16, ncpu_bf16)
 NCPU_PAIR(vf, vf, 16, bf16, ncpu_bf16)
 #endif
 #undef NCPU_PAIR
+
+#ifndef NCPU_HAVE_STORE4_ROUNDED
+/* Within 2^22, adding 1.5 * 2^23 leaves no bit for less than 1, and the integer in the lowest byte. */
+static inline int vf_store4_rounded(uint8_t *p, const vf x[4], int zero, int low, int high)
+{
+    const vf magic = vf_set(0x1.8p23f), least = vf_set((float)(low - zero)), most = vf_set((float)(high - zero));
+    vf off = vf_set(0);
+    for (int t = 0; t < 4; t++) {
+        const vf v = vf_min(vf_max(x[t], least), most), whole = vf_add(v, magic);
+        off = vf_max(off, vf_abs(vf_sub(v, vf_sub(whole, magic))));
+        vf_store_low(p + VF_LANES * t, whole, (uint8_t)zero);
+    }
+    return vf_positive(vf_sub(off, vf_set(0.5f - 0x1p-13f))) != 0;
+}
+#endif
 
 #if NCPU_SMALL
 #include "any.h"

@@ -78,6 +78,8 @@ struct op {
     INTEGERS(op, uint64_t)                                                                              \
     op(vf_exp2i, LANEWISE, float, F32, 1, 16, F32, 16, vf_store((float *)out, vf_exp2i(vf_load(a))))    \
     op(vf_store_low, STORE, float, F32, 1, 16, U8, 16, vf_store_low(out, vf_load(a), 77))               \
+    op(vf_store4_rounded, MIX, float, F32, 4, 16, U8, 64, four_rounded(out, a, 61, 10, 0, 255))         \
+    op(vf_store4_rounded_signed, MIX, float, F32, 4, 16, U8, 64, four_rounded(out, a, 64, -3, -127, 127)) \
     op(vd_sum, MIX, double, F64, 1, 8, F64, 1, ((double *)out)[0] = vsum(vd_load(a)))                   \
     op(vd_sum8, MIX, double, F64, 8, 8, F64, 8, sum8(a, (double *)out))                                 \
     op(vf_sum8, MIX, float, F32, 8, 16, F64, 8, float_sum8(a, (double *)out))                           \
@@ -99,6 +101,23 @@ static int any_of_one(uint64_t bits, size_t lane) /* and none, where bits are 0 
     uint64_t lanes[8] = {0};
     lanes[lane % 8] = bits & (UINT64_C(1) << lane / 8 % 64);
     return vq_any(vq_load(lanes));
+}
+/* Of numbers around a byte's range, NaN and infinity too: bytes that are sure, or what they would have been, since of the
+ * others an instruction set may know more. */
+static void four_rounded(uint8_t *out, const float *a, float parts, int zero, int low, int high)
+{
+    float f[64];
+    for (int i = 0; i < 64; i++) {
+        int16_t n;
+        memcpy(&n, a + i, sizeof n);
+        f[i] = isfinite(a[i]) ? (float)n / parts : a[i];
+    }
+    const vf x[4] = {vf_load(f), vf_load(f + 16), vf_load(f + 32), vf_load(f + 48)};
+    const int doubt = vf_store4_rounded(out, x, zero, low, high);
+    for (int i = 0; doubt && i < 64; i++) {
+        const double y = nearbyint((double)f[i]) + zero;
+        out[i] = (uint8_t)(int)(y > low ? y < high ? y : high : low);
+    }
 }
 static void sum8(const double *a, double *out)
 {
