@@ -25,7 +25,7 @@ typedef struct {
     reordered x_axes, y_axes;
     ncpu_keep_args how;
     ncpu_random_args random; /* seed and threshold */
-    int draw, drop_all, whole_channels;
+    int far, draw, drop_all, whole_channels;
     size_t outer, c, inner; /* whole_channels: elements are (samples, outer, c, inner) */
     size_t count, boxes, tasks; /* count: of the bits of the mask */
     uint8_t *drawn;
@@ -92,19 +92,49 @@ static ncpu_status plan(dropping *job, const ncpu_array *x, const ncpu_dropped *
     job->kernels = ncpu_kernels_in_use();
     const double bytes = 2 * (double)job->view.s * (double)job->x.size;
     job->how.stream = job->y.direct && y->data != x->data && ncpu_leaves_caches(bytes);
+    job->far = bytes > (double)ncpu_cache_bytes(2);
     job->boxes = divide_up(job->view.s, BOX);
     return NCPU_OK;
+}
+
+/* ---- Elements whose bits are known ---- */
+
+typedef struct {
+    const dropping *job;
+    ncpu_keep_args rest; /* of a box, its elements side by side */
+    const char *soon;    /* `ahead` elements of the next one */
+    size_t ahead;
+} waiting;
+
+/* elements: a multiple of 8, or all. */
+static void keep_some(void *context, size_t elements)
+{
+    waiting *w = context;
+    const size_t size = w->job->x.size;
+    ncpu_keep_args some = w->rest;
+    some.len = least(elements, some.len);
+    if (!some.len) return;
+    w->job->kernels->keep[w->job->x_axes.array.dtype](&some);
+    w->rest.len -= some.len, w->rest.bits += some.len / 8;
+    w->rest.x = (const char *)some.x + some.len * size, w->rest.y = (char *)some.y + some.len * size;
+}
+
+static void fetch_some(void *context, size_t elements)
+{
+    waiting *w = context;
+    const size_t bytes = least(elements, w->ahead) * w->job->x.size;
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(w->soon + i);
+    w->ahead -= least(elements, w->ahead), w->soon += bytes;
 }
 
 /* ---- Bits ---- */
 
 /* Bits [at, at + count) of the mask, drawn; at is a multiple of BOX. */
-static void draw(const dropping *job, size_t at, size_t count, uint64_t bits[BOX / 64 + 1])
+static void draw(const dropping *job, size_t at, size_t count, uint64_t bits[BOX / 64 + 1], waiting *meanwhile)
 {
     ncpu_random_args random = job->random;
-    if (job->x.direct && !job->whole_channels) {
-        random.soon = job->x.data + at * job->x.size, random.soon_bytes = NCPU_RANDOM_BLOCK * job->x.size;
-    }
+    /* What comes from far away is worth the registers that a call costs, what is near only has to be fetched. */
+    if (meanwhile) random.meanwhile = job->far ? keep_some : fetch_some, random.context = meanwhile;
     random.first = at / NCPU_RANDOM_BLOCK, random.blocks = divide_up(count, NCPU_RANDOM_BLOCK), random.bits = bits;
     if (job->drop_all) memset(bits, 0, BOX / 8);
     else job->kernels->random_bits(&random);
@@ -128,19 +158,22 @@ static void spread(const dropping *job, size_t at, size_t len, uint64_t bits[BOX
 
 /* ---- Boxes ---- */
 
-static void keep_box(const dropping *job, size_t at)
+/* What comes from far away waits until the bits of the next box are drawn, and is kept meanwhile. */
+static void keep_box(const dropping *job, size_t at, uint64_t bits[BOX / 64 + 1], waiting *before)
 {
     double elements[BOX];
-    uint64_t bits[BOX / 64 + 1];
     const ncpu_box box = {.channels = 1, .rows = 1, .at = at, .len = least(BOX, job->view.s - at)};
+    before->soon = job->x.data + at * job->x.size, before->ahead = job->x.direct ? box.len : 0;
     if (job->whole_channels) spread(job, at, box.len, bits);
-    else if (job->draw) draw(job, at, box.len, bits);
+    else if (job->draw) draw(job, at, box.len, bits, before);
     else memcpy(bits, job->mask + at / 8, divide_up(box.len, 8));
+    keep_some(before, BOX);
     const ncpu_tile x = ncpu_tile_in(&job->x, &job->view, &box, elements);
     const ncpu_tile y = ncpu_tile_out(&job->y, &job->view, &box, elements);
-    ncpu_keep_args how = job->how;
-    how.len = box.len, how.x = x.data, how.y = y.data, how.bits = (const uint8_t *)bits;
-    job->kernels->keep[job->x_axes.array.dtype](&how);
+    before->rest = job->how;
+    before->rest.len = box.len, before->rest.x = x.data, before->rest.y = y.data, before->rest.bits = (const uint8_t *)bits;
+    if (job->far && job->x.direct && job->y.direct) return;
+    keep_some(before, BOX);
     ncpu_tile_done(&job->y, &job->view, &box, &y);
 }
 
@@ -148,10 +181,14 @@ static void keep_task(void *context, ptrdiff_t task)
 {
     const dropping *job = context;
     const size_t t = (size_t)task, from = job->boxes * t / job->tasks, to = job->boxes * (t + 1) / job->tasks;
+    uint64_t bits[2][BOX / 64 + 1];
+    waiting last = {.job = job, .rest.len = 0};
     for (size_t i = from; i < to; i++) {
-        if ((i - from) % 64 == 0 && ncpu_team_stopped(job->team)) return;
-        keep_box(job, i * BOX);
+        if ((i - from) % 64 == 0 && ncpu_team_stopped(job->team)) break;
+        keep_box(job, i * BOX, bits[i % 2], &last);
     }
+    keep_some(&last, BOX);
+    if (job->how.stream) job->kernels->fence();
 }
 
 static ncpu_status run(dropping *job)
@@ -159,7 +196,7 @@ static ncpu_status run(dropping *job)
     ncpu_team team;
     uint64_t bits[BOX / 64 + 1];
     for (size_t at = 0; job->draw && job->whole_channels && at < job->count; at += BOX)
-        draw(job, at, least(BOX, job->count - at), bits);
+        draw(job, at, least(BOX, job->count - at), bits, NULL);
     if (!job->view.s) return NCPU_OK;
     const size_t moved = 2 * job->x.size + (job->draw ? 4 : 0); /* drawing a bit takes as long as moving 4 bytes */
     ncpu_team_begin(&team, (double)job->view.s * (double)moved);

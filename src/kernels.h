@@ -148,8 +148,10 @@ typedef struct {
     uint64_t seed, threshold, first;
     size_t blocks;
     uint64_t *bits;    /* OUT: (blocks, NCPU_RANDOM_BLOCK / 64) */
-    const char *soon;  /* what is wanted next, (blocks, soon_bytes), is prefetched meanwhile; soon_bytes may be 0 */
-    size_t soon_bytes;
+    /* NULL, or called some times for `elements` of what these bits are as many as: arithmetic here leaves time for loads
+     * and stores there. */
+    void (*meanwhile)(void *context, size_t elements);
+    void *context;
 } ncpu_random_args;
 
 /* y = bit i ? x * scale + shift : other, i in [0, len).  x may be y; bits is readable for 8 bytes more. */
@@ -160,7 +162,7 @@ typedef struct {
     const uint8_t *bits;
     double scale, shift, other;
     int plain;  /* shift and other are 0 */
-    int stream; /* write past the cache */
+    int stream; /* write past the cache: a fence must follow */
 } ncpu_keep_args;
 
 /* sgd: g = gradient + decay * weight, mean = keep_mean * mean + take_mean * g, weight -= rate * mean, for nesterov
@@ -234,7 +236,7 @@ typedef struct {
         activation but relu, and maybe no gradients: then as floats */
     /* norm_rows to bytes, but of f64: see quantize.  At least NCPU_SHORT_ROW columns. */
     void (*norm_bytes[NCPU_BF16 + 1])(const ncpu_norm_args *, float scale, int zero, int low, int high);
-    void (*fence)(void); /* what norm_rows streamed comes before what follows */
+    void (*fence)(void); /* what norm_rows and keep streamed comes before what follows */
     const ncpu_row_kernels *wide_rows; /* ncpu_wide_rows */
     void (*to_floats[NCPU_BF16 + 1])(size_t n, const void *from, float *to); /* of f16 and bf16 */
     void (*from_floats[NCPU_BF16 + 1])(size_t n, const float *from, void *to);

@@ -255,7 +255,16 @@ static inline void vq_store(uint64_t *p, vq x)
     __m256i *q = (void *)p;
     _mm256_storeu_si256(q, x.a), _mm256_storeu_si256(q + 1, x.b);
 }
+static inline void vq_zip(uint64_t *p, vq x, vq y)
+{
+    const __m256i xs[] = {x.a, x.b}, ys[] = {y.a, y.b};
+    for (int i = 0; i < 2; i++) {
+        const __m256i even = _mm256_unpacklo_epi64(xs[i], ys[i]), odd = _mm256_unpackhi_epi64(xs[i], ys[i]);
+        vq_store(p + 8 * i, (vq){_mm256_permute2x128_si256(even, odd, 0x20), _mm256_permute2x128_si256(even, odd, 0x31)});
+    }
+}
 static inline vq vq_and(vq x, vq y) { return (vq){_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
+static inline vq vq_without(vq x, vq y) { return (vq){_mm256_andnot_si256(y.a, x.a), _mm256_andnot_si256(y.b, x.b)}; }
 static inline int vq_any(vq x)
 {
     const __m256i either = _mm256_or_si256(x.a, x.b);
@@ -267,10 +276,10 @@ static inline vq vq_xor3(vq x, vq y, vq z)
 }
 static inline vq vq_mul32(vq x, vq y) { return (vq){_mm256_mul_epu32(x.a, y.a), _mm256_mul_epu32(x.b, y.b)}; }
 static inline vq vq_high(vq x) { return (vq){_mm256_srli_epi64(x.a, 32), _mm256_srli_epi64(x.b, 32)}; }
+static inline vq vq_turn(vq x) { return (vq){_mm256_shuffle_epi32(x.a, 0xb1), _mm256_shuffle_epi32(x.b, 0xb1)}; }
 static inline vq vq_join(vq lo, vq hi)
 {
-    return (vq){_mm256_blend_epi32(lo.a, _mm256_slli_epi64(hi.a, 32), 0xaa),
-                _mm256_blend_epi32(lo.b, _mm256_slli_epi64(hi.b, 32), 0xaa)};
+    return (vq){_mm256_blend_epi32(lo.a, hi.a, 0xaa), _mm256_blend_epi32(lo.b, hi.b, 0xaa)};
 }
 
 static inline void ncpu_fence(void) { _mm_sfence(); }

@@ -209,12 +209,19 @@ static inline int vf_store4_rounded(uint8_t *p, const vf x[4], int zero, int low
 static inline vq vq_set(uint64_t x) { return _mm512_set1_epi64((long long)x); }
 static inline vq vq_load(const uint64_t *p) { return _mm512_loadu_si512(p); }
 static inline void vq_store(uint64_t *p, vq a) { _mm512_storeu_si512(p, a); }
+static inline void vq_zip(uint64_t *p, vq a, vq b)
+{
+    vq_store(p, _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b));
+    vq_store(p + 8, _mm512_permutex2var_epi64(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b));
+}
 static inline vq vq_and(vq a, vq b) { return _mm512_and_si512(a, b); }
+static inline vq vq_without(vq a, vq b) { return _mm512_andnot_si512(b, a); }
 static inline int vq_any(vq a) { return _mm512_test_epi64_mask(a, a) != 0; }
-static inline vq vq_xor3(vq a, vq b, vq c) { return _mm512_ternarylogic_epi64(a, b, c, 0x96); }
+static inline vq vq_xor3(vq a, vq b, vq c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
 static inline vq vq_mul32(vq a, vq b) { return _mm512_mul_epu32(a, b); }
 static inline vq vq_high(vq a) { return _mm512_srli_epi64(a, 32); }
-static inline vq vq_join(vq lo, vq hi) { return _mm512_mask_blend_epi32(0xaaaa, lo, _mm512_slli_epi64(hi, 32)); }
+static inline vq vq_turn(vq a) { return _mm512_rol_epi64(a, 32); }
+static inline vq vq_join(vq lo, vq hi) { return _mm512_mask_mov_epi32(hi, 0x5555, lo); }
 
 static inline void ncpu_fence(void) { _mm_sfence(); }
 

@@ -192,7 +192,8 @@ static inline void vd_stream_f32(float *p, vd x) { vd_store_f32(p, x); }
 #define XOR3(m, x, y, z) veorq_u64(veorq_u64((x).m, (z).m), (y).m)
 #define MUL32(m, x, y) vmull_u32(vmovn_u64((x).m), vmovn_u64((y).m))
 #define HIGH(m, x) vshrq_n_u64((x).m, 32)
-#define JOIN(m, lo, hi) vsliq_n_u64((lo).m, (hi).m, 32)
+#define TURN(m, x) vreinterpretq_u64_u32(vrev64q_u32(vreinterpretq_u32_u64((x).m)))
+#define JOIN(m, lo, hi) vbslq_u64(vdupq_n_u64(UINT32_MAX), (lo).m, (hi).m)
 static inline vq vq_set(uint64_t x) { uint64x2_t r = vdupq_n_u64(x); return (vq){r, r, r, r}; }
 static inline vq vq_load(const uint64_t *p)
 {
@@ -202,7 +203,13 @@ static inline void vq_store(uint64_t *p, vq x)
 {
     vst1q_u64(p, x.a), vst1q_u64(p + 2, x.b), vst1q_u64(p + 4, x.c), vst1q_u64(p + 6, x.d);
 }
+static inline void vq_zip(uint64_t *p, vq x, vq y)
+{
+    vst2q_u64(p, (uint64x2x2_t){{x.a, y.a}}), vst2q_u64(p + 4, (uint64x2x2_t){{x.b, y.b}});
+    vst2q_u64(p + 8, (uint64x2x2_t){{x.c, y.c}}), vst2q_u64(p + 12, (uint64x2x2_t){{x.d, y.d}});
+}
 static inline vq vq_and(vq x, vq y) { return EACH(vq, BINARY, vandq_u64, x, y); }
+static inline vq vq_without(vq x, vq y) { return EACH(vq, BINARY, vbicq_u64, x, y); }
 static inline int vq_any(vq x)
 {
     return vmaxvq_u32(vreinterpretq_u32_u64(vorrq_u64(vorrq_u64(x.a, x.b), vorrq_u64(x.c, x.d)))) != 0;
@@ -210,10 +217,12 @@ static inline int vq_any(vq x)
 static inline vq vq_xor3(vq x, vq y, vq z) { return EACH(vq, XOR3, x, y, z); }
 static inline vq vq_mul32(vq x, vq y) { return EACH(vq, MUL32, x, y); }
 static inline vq vq_high(vq x) { return EACH(vq, HIGH, x); }
+static inline vq vq_turn(vq x) { return EACH(vq, TURN, x); }
 static inline vq vq_join(vq lo, vq hi) { return EACH(vq, JOIN, lo, hi); }
 #undef XOR3
 #undef MUL32
 #undef HIGH
+#undef TURN
 #undef JOIN
 #undef EACH
 #undef UNARY

@@ -93,11 +93,14 @@ static inline void vf_store_low(uint8_t *p, vf a, uint8_t plus)
 static inline vq vq_set(uint64_t x) { vq r; LANES(i, 8) r.v[i] = x; return r; }
 static inline vq vq_load(const uint64_t *p) { vq r; LANES(i, 8) r.v[i] = p[i]; return r; }
 static inline void vq_store(uint64_t *p, vq a) { LANES(i, 8) p[i] = a.v[i]; }
+static inline void vq_zip(uint64_t *p, vq a, vq b) { LANES(i, 8) p[2 * i] = a.v[i], p[2 * i + 1] = b.v[i]; }
 static inline vq vq_and(vq a, vq b) { LANES(i, 8) a.v[i] &= b.v[i]; return a; }
+static inline vq vq_without(vq a, vq b) { LANES(i, 8) a.v[i] &= ~b.v[i]; return a; }
 static inline int vq_any(vq a) { uint64_t r = 0; LANES(i, 8) r |= a.v[i]; return r != 0; }
 static inline vq vq_xor3(vq a, vq b, vq c) { LANES(i, 8) a.v[i] ^= b.v[i] ^ c.v[i]; return a; }
 static inline vq vq_mul32(vq a, vq b) { LANES(i, 8) a.v[i] = (a.v[i] & UINT32_MAX) * (b.v[i] & UINT32_MAX); return a; }
 static inline vq vq_high(vq a) { LANES(i, 8) a.v[i] >>= 32; return a; }
-static inline vq vq_join(vq lo, vq hi) { LANES(i, 8) lo.v[i] = (lo.v[i] & UINT32_MAX) | hi.v[i] << 32; return lo; }
+static inline vq vq_turn(vq a) { LANES(i, 8) a.v[i] = a.v[i] >> 32 | a.v[i] << 32; return a; }
+static inline vq vq_join(vq lo, vq hi) { LANES(i, 8) lo.v[i] = (lo.v[i] & UINT32_MAX) | hi.v[i] >> 32 << 32; return lo; }
 
 static inline void ncpu_fence(void) {}

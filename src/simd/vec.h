@@ -40,9 +40,11 @@
  *   vf_narrow(lo, hi)  the 8 + 8 doubles rounded to floats;  vf_widen(a), vf_widen_hi(a): lanes
  *                      0..7 and 8..15 as doubles
  *
- *   vq_set(x), vq_load(p), vq_store(p, a), vq_and(a, b), vq_xor3(a, b, c);  vq_any(a): whether a bit is set
+ *   vq_set(x), vq_load(p), vq_store(p, a), vq_and(a, b), vq_without(a, b): a & ~b, vq_xor3(a, b, c)
+ *   vq_zip(p, a, b)    stores a[0], b[0], a[1], b[1], ...
+ *   vq_any(a)          whether a bit is set
  *   vq_mul32(a, b)     the 64 bits of the product of the lower halves;  vq_high(a): a >> 32
- *   vq_join(lo, hi)    the lower half of lo, and above it the lower half of hi
+ *   vq_turn(a)         its halves exchanged;  vq_join(lo, hi): the lower half of lo and the upper half of hi
  */
 #ifndef NCPU_VEC_H
 #define NCPU_VEC_H

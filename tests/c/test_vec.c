@@ -57,10 +57,13 @@ struct op {
     op(vq_xor3, LANEWISE, S, U64, 3, 8, U64, 8, vq_store(out, vq_xor3(vq_load(a), vq_load(a + 8), vq_load(a + 16)))) \
     op(vq_mul32, LANEWISE, S, U64, 2, 8, U64, 8, vq_store(out, vq_mul32(vq_load(a), vq_load(a + 8))))   \
     op(vq_high, LANEWISE, S, U64, 1, 8, U64, 8, vq_store(out, vq_high(vq_load(a))))                     \
+    op(vq_without, LANEWISE, S, U64, 2, 8, U64, 8, vq_store(out, vq_without(vq_load(a), vq_load(a + 8)))) \
+    op(vq_turn, LANEWISE, S, U64, 1, 8, U64, 8, vq_store(out, vq_turn(vq_load(a))))                     \
     op(vq_join, LANEWISE, S, U64, 2, 8, U64, 8, vq_store(out, vq_join(vq_load(a), vq_load(a + 8))))     \
     op(vq_any, MIX, S, U64, 1, 8, U32, 1, ((uint32_t *)out)[0] = (uint32_t)any_of_one(a[0], n))         \
     op(vq_load, LOAD, S, U64, 1, 8, U64, 8, vq_store(out, vq_load(a)))                                  \
-    op(vq_store, STORE, S, U64, 1, 8, U64, 8, vq_store(out, vq_load(a)))
+    op(vq_store, STORE, S, U64, 1, 8, U64, 8, vq_store(out, vq_load(a)))                          \
+    op(vq_zip, STORE, S, U64, 2, 8, U64, 16, vq_zip(out, vq_load(a), vq_load(a + 8)))
 #define CONVERT(op, P, V, X, TX, N)                                                                     \
     op(P##_load_##X, LOAD, SUFFIX_##X, TX, 1, N, V, N, P##_store_(out, P##_load(a)))                    \
     op(P##_loadn_##X, LOADN, SUFFIX_##X, TX, 1, N, V, N, P##_store_(out, P##_loadn(a, n)))
