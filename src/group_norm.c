@@ -231,6 +231,7 @@ static ncpu_status plan(group_job *job, const ncpu_array *x, const ncpu_epilogue
     const size_t packed = NCPU_PACKED / (least(v->s, NCPU_BLOCK) * job->x.size);
     const size_t width = !job->by_channel ? job->g.width : v->cols ? v->c : packed ? packed : 1;
     ncpu_plan_measurement(&job->m, a->kernels, &job->measured_view, &job->x, x->dtype, NCPU_BLOCK, width);
+    job->m.in_order = ncpu_leaves_caches(bytes); /* of all samples */
     return status;
 }
 

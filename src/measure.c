@@ -17,7 +17,7 @@ void ncpu_plan_measurement(ncpu_measurement *m, const ncpu_kernels *kernels, con
 {
     m->kernels = kernels, m->view = view, m->x = x, m->dtype = dtype;
     m->count = view->n * view->s;
-    m->widened = 1;
+    m->widened = 1, m->in_order = ncpu_leaves_caches((double)m->count * (double)view->c * (double)x->size);
     if (view->cols) {
         m->rows = cols_rows(dtype), m->len = view->c;
         m->blocks = divide_up(view->n, m->rows);
@@ -88,12 +88,10 @@ void ncpu_measure_chunk(const ncpu_measurement *m, size_t channel, size_t channe
     ncpu_block_workspace w;
     ncpu_lay_out_block(m, scratch, &w);
     const size_t from = chunk * m->chunk_blocks, to = least(m->blocks, from + m->chunk_blocks);
-    const double bytes = (double)m->count * (double)m->view->c * (double)m->x->size;
-    if (m->view->cols || m->len == m->view->s || !ncpu_leaves_caches(bytes)) {
+    if (m->view->cols || m->len == m->view->s || !m->in_order) {
         measure_blocks(m, channel, channels, from, to, 0, into, &w, team);
         return;
     }
-    /* From beyond the caches in the order of memory: all pieces of a run, then the next channel's. */
     const size_t pieces = divide_up(m->view->s, m->len);
     double count = 0;
     for (size_t b = from, end; b < to; b = end) {

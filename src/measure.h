@@ -21,6 +21,7 @@ typedef struct {
     size_t count;                 /* elements of a channel */
     size_t rows, len;             /* of a block: several rows, or a piece of one where len is less than s */
     size_t blocks, chunk_blocks, chunks;
+    int in_order;                 /* of memory, from beyond the caches: all pieces of a run, then the next channel's */
     size_t widened;               /* cols: this many rows side by side fill whole vectors */
     size_t width;                 /* most channels measured at once */
 } ncpu_measurement;
