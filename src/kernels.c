@@ -213,7 +213,7 @@ CONVERSIONS(bf16, ncpu_bf16)
      grad_coefficients_##set}
 
 #define ROW_KERNELS(set) {norm_sums_##set, norm_rows_##set, norm_cols_##set, norm_grad_sums_##set, norm_grad_rows_##set}
-#if NCPU_WIDE_REGISTERS
+#if NCPU_WIDE_REGISTERS && !NCPU_SMALL
 #define SOME_ROW_KERNELS(set) {norm_sums_##set, norm_rows_##set, NULL, norm_grad_sums_##set, norm_grad_rows_##set}
 #else
 #define SOME_ROW_KERNELS(set) {.norm_sums = norm_sums_##set, .norm_rows = norm_rows_##set}

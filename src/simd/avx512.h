@@ -184,18 +184,23 @@ static inline void vf_store_low(uint8_t *p, vf a, uint8_t plus)
     _mm_storeu_si128((__m128i *)(void *)p, _mm_add_epi8(low, _mm_set1_epi8((char)plus)));
 }
 
+/* The larger magnitude.  The intrinsic is a macro that gcc -O0 -Wsign-conversion warns of. */
+static inline vf ncpu_farther(vf a, vf b)
+{
+    vf y;
+    __asm__("vrangeps $0xb, %2, %1, %0" : "=v"(y) : "v"(a), "v"(b));
+    return y;
+}
 /* Integers that saturate on their way to bytes, and whole dwords of these in order again.  Beyond 2^31 an integer is
  * wrong, and the float far from it. */
 static inline int vf_store4_rounded(uint8_t *p, const vf x[4], int zero, int low, int high)
 {
-    enum { MAGNITUDE = 0xb }; /* of range: the larger one's */
     const int sign = low < 0 ? 0 : 128;
     const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
     __m512i n[4];
     vf rest[4];
     for (int t = 0; t < 4; t++) n[t] = _mm512_cvtps_epi32(x[t]), rest[t] = vf_sub(x[t], _mm512_cvtepi32_ps(n[t]));
-    const vf off = _mm512_range_ps(_mm512_range_ps(rest[0], rest[1], MAGNITUDE), _mm512_range_ps(rest[2], rest[3], MAGNITUDE),
-                                   MAGNITUDE);
+    const vf off = ncpu_farther(ncpu_farther(rest[0], rest[1]), ncpu_farther(rest[2], rest[3]));
     const __m512i plus = _mm512_set1_epi16((short)(zero - sign));
     __m512i y = _mm512_packs_epi16(_mm512_adds_epi16(_mm512_packs_epi32(n[0], n[1]), plus),
                                    _mm512_adds_epi16(_mm512_packs_epi32(n[2], n[3]), plus));
