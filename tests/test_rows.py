@@ -302,6 +302,17 @@ def test_backward_of_many_rows_and_of_what_overflows(dtype: str, in_place: bool)
         assert_close(getattr(got, name), getattr(want, name), size, budget, f"rows {name}")
 
 
+def test_gradients_beyond_the_caches_are_those_within() -> None:
+    rng = np.random.default_rng(0)
+    x, dy = (rng.random((1056, 4096), np.float32) - np.float32(0.5) for _ in range(2))
+    weight = np.linspace(0.5, 1.5, 4096, dtype=np.float32)
+    stats = normcpu.layer_norm(x, 4096, return_stats=True)
+    got = normcpu.layer_norm_backward(dy, x, stats.mean, stats.var, 4096, weight)
+    for few in (slice(0, 3), slice(500, 533), slice(1040, 1056)):
+        part = normcpu.layer_norm_backward(dy[few], x[few], stats.mean[few], stats.var[few], 4096, weight)
+        np.testing.assert_array_equal(got.dx[few], part.dx)
+
+
 @pytest.mark.parametrize("rms", [False, True])
 def test_finite_differences(rms: bool) -> None:
     rng = np.random.default_rng(0)
