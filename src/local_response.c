@@ -5,10 +5,8 @@
 #include <string.h>
 
 #include "apply.h"
-#include "memory.h"
-#include "sizes.h"
+#include "rows.h"
 #include "team.h"
-#include "view.h"
 
 enum { BOX = 8192 }; /* elements: a box and its doubles stay in a core's own cache */
 
@@ -105,19 +103,17 @@ static void read_box(const job *j, const ncpu_operand *o, const ncpu_box *box, v
 static void write_stretch(const job *j, size_t len, const double *from, const void *residual, void *to, const workspace *w)
 {
     const ncpu_kernels *k = j->kernels;
-    static const double zeros[NCPU_PAD] = {0}, ones[] = {1};
-    static const float float_ones[] = {1};
     const int half = j->dtype != j->real;
     void *values = half || residual ? w->values : to; /* which may be the residual */
     if (j->real == NCPU_F64) memcpy(values, from, len * sizeof *from);
     else k->narrow(len, from, values);
     if (residual && half) k->to_floats[j->dtype](len, residual, w->residual), residual = w->residual;
-    if (residual || j->epilogue.activation != NCPU_NONE)
-        k->set[j->real].apply_runs(&(ncpu_apply_args){
-            .rows = 1, .len = len, .x = values, .y = half ? values : to, .residual = residual, .center = zeros,
-            .shift = zeros,
-            .scale = j->real == NCPU_F64 ? (const void *)ones : float_ones,
-            .activation = j->epilogue.activation, .negative_slope = j->epilogue.negative_slope});
+    if (residual || j->epilogue.activation != NCPU_NONE) {
+        ncpu_apply_args args = {.rows = 1, .len = len, .x = values, .y = half ? values : to, .residual = residual,
+                                .activation = j->epilogue.activation, .negative_slope = j->epilogue.negative_slope};
+        ncpu_set_identity(j->real, &args);
+        k->set[j->real].apply_runs(&args);
+    }
     if (half) k->from_floats[j->dtype](len, values, to);
 }
 
