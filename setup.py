@@ -33,7 +33,7 @@ class InstructionSet(NamedTuple):
 
 
 INSTRUCTION_SETS = (
-    InstructionSet("scalar", (), ("-fno-inline-functions", "-finline-limit=20")),  # a third less, and as fast
+    InstructionSet("scalar", (), ()),
     InstructionSet("avx2", ("x86_64", "amd64"), ("-mavx2", "-mf16c")),
     InstructionSet("avx512", ("x86_64", "amd64"), ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")),
     InstructionSet("neon", ("aarch64", "arm64"), ()),
@@ -47,6 +47,8 @@ CONTRACT = ["-ffp-contract=off", "-fno-fast-math"]
 # Nothing unwinds through them.
 COMPACT = ["-fno-unswitch-loops", "-fno-ipa-cp", "-fno-asynchronous-unwind-tables"]
 COMPACT += ["-Wno-ignored-optimization-argument"]
+# Of plain C beside a better set, which is for old CPUs: with -O2, half of its size.
+PLAIN = ["-fno-inline-functions", "-finline-limit=20"]
 WARNINGS = ["-Wall", "-Wextra"]
 OPENMP = ["-fopenmp"]
 OPENMP_PROBE = "#include <omp.h>\nint probe(void); int probe(void) { return omp_get_max_threads(); }\n"
@@ -106,9 +108,10 @@ def core() -> Native:
     machine = target_machine()
     sets = [isa for isa in INSTRUCTION_SETS if not isa.machines or machine in isa.machines]
     kernels = {f"src/isa/{isa.name}.c": [*WARNINGS, *COMPACT, *isa.flags] for isa in sets}
-    # Not plain C beside a better set, which is for old CPUs: it is a third smaller without.
-    for isa in (sets[1:] or sets) if not os.environ.get("CFLAGS") else ():
-        kernels[f"src/isa/{isa.name}.c"].append("-O3")
+    plain, *better = kernels
+    kernels[plain] += PLAIN if better else []
+    for path in (better or kernels) if not os.environ.get("CFLAGS") else ():
+        kernels[path].append("-O3")
     have = [f"-DNCPU_HAVE_{isa.name.upper()}" for isa in sets]
     return Native("normcpu._core", kernels | {path: [*WARNINGS, *have] for path in COMPILED}, [])
 

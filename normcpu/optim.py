@@ -188,19 +188,22 @@ def _as_parameters(params: Any) -> dict[str, Array]:
     if isinstance(params, np.ndarray) or not isinstance(params, Iterable):
         raise TypeError(f"params must be a mapping or a list of arrays, got {type(params).__name__}")
     named = list(params.items()) if isinstance(params, Mapping) else list(params)
-    if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in named):
+    has_names = all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in named)
+    if not has_names:
         named = [(str(i), array) for i, array in enumerate(named)]
     made: dict[str, Array] = {}
     for name, value in named:
         if name in made:
             raise ValueError(f"params must have a name each, got {name!r} twice")
-        shape, dtype = getattr(value, "shape", ()), getattr(value, "dtype", None)
-        array = as_output(name, value, shape, dtype if dtype in (FLOAT32, FLOAT64) else FLOAT32)
+        called = name if has_names else f"params[{name}]"
+        if isinstance(value, np.ndarray) and value.dtype not in (FLOAT32, FLOAT64):
+            raise TypeError(f"{called} must be float32 or float64, got {value.dtype}")
+        array = as_output(called, value, getattr(value, "shape", ()), getattr(value, "dtype", FLOAT32))
         if not (array.flags.c_contiguous and array.flags.aligned):
-            raise ValueError(f"{name} is updated in place, so it must be contiguous, got strides {array.strides}")
+            raise ValueError(f"{called} is updated in place, so it must be contiguous, got strides {array.strides}")
         for other, known in made.items():
             if share_memory(array, known):
-                raise ValueError(f"{name} must not share memory with {other}")
+                raise ValueError(f"{called} must not share memory with {other if has_names else f'params[{other}]'}")
         made[name] = array
     return made
 

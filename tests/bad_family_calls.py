@@ -266,10 +266,11 @@ DROPOUT = [
 ]  # fmt: skip
 
 OPTIMIZERS = [
-    ("SGD([('w', w), w])", TypeError, "0 must be a numpy.ndarray, got tuple"),
+    ("SGD([('w', w), w])", TypeError, "params[0] must be a numpy.ndarray, got tuple"),
     ("SGD(x)", TypeError, "params must be a mapping or a list of arrays, got ndarray"),
-    ("SGD([[1.0]])", TypeError, "0 must be a numpy.ndarray, got list"),
-    ("SGD({'w': x.astype('float16')})", TypeError, "w must be float32, got float16"),
+    ("SGD([[1.0]])", TypeError, "params[0] must be a numpy.ndarray, got list"),
+    ("SGD({'w': x.astype('float16')})", TypeError, "w must be float32 or float64, got float16"),
+    ("SGD([w, x.astype('int32')])", TypeError, "params[1] must be float32 or float64, got int32"),
     ("SGD({'w': read_only})", ValueError, "w must be writeable, got a read-only array"),
     ("SGD({'w': x[:, ::2]})", ValueError,
      "w is updated in place, so it must be contiguous, got strides (48, 32, 4)"),
