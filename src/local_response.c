@@ -18,7 +18,7 @@ typedef struct {
     ncpu_operand x, y, residual, dy; /* backward: y is dx */
     int has_residual, backward;
     ncpu_epilogue epilogue;
-    ncpu_window window, reached; /* reached: whose windows have a channel */
+    ncpu_window window;
     size_t rows, len;            /* of a box: see ncpu_box */
     size_t boxes, tasks, pitch, count; /* doubles from one row of cols to the next; of a box in all */
     char *scratch;
@@ -31,6 +31,9 @@ typedef struct {
     void *values, *residual; /* real: one row of a tile */
 } workspace;
 
+/* Doubles that a window reaches beyond its own, at most. */
+static size_t room_of(const ncpu_window *w) { return (w->before > w->after ? w->before : w->after) * (size_t)w->stride; }
+
 /* The doubles of a box, `room` in front of and behind them, and what is behind the last whole vector. */
 static double *take_doubles(ncpu_arena *a, const job *j, size_t room)
 {
@@ -41,8 +44,7 @@ static double *take_doubles(ncpu_arena *a, const job *j, size_t room)
 static size_t lay_out(const job *j, char *memory, workspace *w)
 {
     ncpu_arena a = {memory, 0};
-    const size_t beside = j->window.before > j->window.after ? j->window.before : j->window.after;
-    const size_t room = beside * (size_t)j->window.stride, elements = j->rows * j->len * (j->view.cols ? 1 : j->view.c);
+    const size_t room = room_of(&j->window), elements = j->rows * j->len * (j->view.cols ? 1 : j->view.c);
     const size_t run = j->view.cols ? j->view.c : j->len;
     w->x = take_doubles(&a, j, 0), w->squares = take_doubles(&a, j, room);
     w->dy = w->parts = NULL;
@@ -134,32 +136,35 @@ static void write_box(const job *j, const ncpu_box *box, const double *from, con
 }
 
 /* Zeros between the rows of cols, and behind the box, where the arithmetic has written. */
-static void clear_rooms(const job *j, const ncpu_box *box, size_t count, double *values)
+static void clear_rooms(const job *j, const ncpu_box *box, size_t room, size_t count, double *values)
 {
-    const size_t room = (size_t)j->reached.stride * (j->reached.before > j->reached.after ? j->reached.before : j->reached.after);
     for (size_t row = 0; j->view.cols && row < box->rows; row++)
         memset(values + row * j->pitch + box->len, 0, (j->pitch - box->len) * sizeof *values);
     memset(values - room, 0, room * sizeof *values);
     memset(values + count, 0, (room + 8) * sizeof *values);
 }
 
-static void do_box(job j, const ncpu_box *box, const workspace *w)
+static void do_box(const job *j, const ncpu_box *box, const workspace *w)
 {
-    const size_t count = j.view.cols ? box->rows * j.pitch : j.view.c * box->rows * box->len;
-    const ncpu_kernels *k = j.kernels;
-    if (!j.view.cols) j.window.stride = j.reached.stride = (ptrdiff_t)(box->rows * box->len);
-    read_box(&j, &j.x, box, w->x_pack, w->x, w);
+    const size_t count = j->view.cols ? box->rows * j->pitch : j->view.c * box->rows * box->len;
+    const ncpu_kernels *k = j->kernels;
+    ncpu_window window = j->window;
+    if (!j->view.cols) window.stride = (ptrdiff_t)(box->rows * box->len);
+    const size_t room = room_of(&window);
+    read_box(j, &j->x, box, w->x_pack, w->x, w);
     k->window_squares(count, w->x, w->squares);
-    clear_rooms(&j, box, count, w->squares);
-    if (j.backward) {
-        read_box(&j, &j.dy, box, w->other_pack, w->dy, w);
-        k->window_parts(&j.window, count, w->squares, w->x, w->dy, w->parts);
-        clear_rooms(&j, box, count, w->parts);
-        k->window_gradient(&j.reached, count, w->parts, w->x, w->dy);
+    clear_rooms(j, box, room, count, w->squares);
+    if (j->backward) {
+        ncpu_window reached = window; /* the channels whose windows have this one */
+        reached.before = window.after, reached.after = window.before;
+        read_box(j, &j->dy, box, w->other_pack, w->dy, w);
+        k->window_parts(&window, count, w->squares, w->x, w->dy, w->parts);
+        clear_rooms(j, box, room, count, w->parts);
+        k->window_gradient(&reached, count, w->parts, w->x, w->dy);
     } else {
-        k->window_divide(&j.window, count, w->squares, w->x);
+        k->window_divide(&window, count, w->squares, w->x);
     }
-    write_box(&j, box, j.backward ? w->dy : w->x, w);
+    write_box(j, box, j->backward ? w->dy : w->x, w);
 }
 
 static void task(void *context, ptrdiff_t number)
@@ -171,7 +176,7 @@ static void task(void *context, ptrdiff_t number)
     for (size_t i = from; i < j->boxes * (t + 1) / j->tasks; i++) {
         if ((i - from) % 16 == 0 && ncpu_team_stopped(j->team)) return;
         const ncpu_box box = box_at(j, i);
-        do_box(*j, &box, &w);
+        do_box(j, &box, &w);
     }
 }
 
@@ -184,8 +189,6 @@ static void plan_window(job *j, const ncpu_local_response *given)
         .share = given->alpha / ((double)given->before + 1 + (double)given->after), .k = given->k, .beta = given->beta,
         .quarters = quarters >= 0 && quarters <= 16 && quarters == (double)(int)quarters ? (int)quarters : -1};
     if (!j->view.cols) j->window.stride = (ptrdiff_t)(j->rows * j->len);
-    j->reached = j->window;
-    j->reached.before = j->window.after, j->reached.after = j->window.before;
 }
 
 static ncpu_status run(job *j, const ncpu_local_response *window)
@@ -198,7 +201,7 @@ static ncpu_status run(job *j, const ncpu_local_response *window)
     if (!j->rows) j->rows = 1;
     j->boxes = divide_up(v->n, j->rows) * (v->cols ? 1 : divide_up(v->s, j->len));
     plan_window(j, window);
-    j->pitch = v->c + (j->window.before > j->window.after ? j->window.before : j->window.after);
+    j->pitch = v->c + room_of(&j->window); /* of cols, whose stride is 1 */
     j->count = j->rows * (v->cols ? j->pitch : v->c * j->len);
 
     ncpu_team team;

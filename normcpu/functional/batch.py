@@ -126,7 +126,9 @@ def batch_norm(
     given = as_batch_size(virtual_batch_size)
     ghosts = given if training else None  # which evaluation does not know of
     g = cut(array, axis, mask, ghosts) if mask is not None or ghosts is not None else None
-    fewest = 2 if not (training and array.size) else int(g.counts.min()) if g else array.size // channels
+    fewest = 2  # values of a channel
+    if training and array.size:
+        fewest = int(g.counts.min()) if g else array.size // channels
     if fewest < 2:
         which = f"input size {array.shape}" + (", of which mask or virtual_batch_size leaves 1" if g else "")
         training, running_mean, running_var = _without_variance(single_value, which, running_mean, running_var)
